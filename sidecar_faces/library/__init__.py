@@ -1,0 +1,1 @@
+"""What is on disk: scanning folders, probing photo headers, mounts."""

@@ -1,0 +1,1 @@
+"""Model packs: which weights, from where, under which licence, with which checksums."""

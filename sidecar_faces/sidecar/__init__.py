@@ -1,0 +1,1 @@
+"""Reading and writing XMP sidecars and landmark files."""
