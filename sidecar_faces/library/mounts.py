@@ -1,0 +1,48 @@
+"""What a library lies on: file system type, free space, and what the file system can do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+NETWORK_TYPES = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "glusterfs", "ncpfs", "davfs"})
+"""File systems on which other machines' changes raise no inotify event here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of the mount table."""
+
+    point: str
+    type: str
+    read_only: bool
+
+    @property
+    def has_inotify(self) -> bool:
+        return self.type not in NETWORK_TYPES and not self.type.startswith("fuse")
+
+
+def _unescape(field: str) -> str:
+    """The mount table writes space, tab, newline and backslash as octal escapes."""
+    for code in ("040", "011", "012", "134"):
+        field = field.replace(f"\\{code}", chr(int(code, 8)))
+    return field
+
+
+def mount_of(path: str, table: str = "/proc/self/mounts") -> Mount:
+    """The mount that a path lies on; the last one of the longest matching point wins, as in the kernel."""
+    target = os.path.join(os.path.realpath(path), "")
+    best = Mount("/", "unknown", read_only=False)
+    with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            _, point, kind, options, *_ = line.split(" ")
+            point = _unescape(point)
+            if target.startswith(os.path.join(point, "")) and len(point) >= len(best.point):
+                best = Mount(point, kind, "ro" in options.split(","))
+    return best
+
+
+def free_bytes(path: str) -> int:
+    """Space that this user can still fill."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
