@@ -1,0 +1,53 @@
+# Two commands: `make rescan PHOTOS=DIR` indexes a folder, `make test` runs every check.
+# Both install what is missing first (`make setup` does only that). Debian 12, Python 3.10 to 3.13.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PHOTOS ?=
+ARGS ?=
+PYTEST_ARGS ?= -n 2
+DEMO := demo-library
+
+.PHONY: setup rescan test lint unit locks clean
+
+setup: $(VENV)/.installed
+	@$(BIN)/sidecar-faces models install
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml scripts/install-system.sh
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; none was found." >&2; exit 1; }
+	sh scripts/install-system.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+rescan: setup
+ifeq ($(strip $(PHOTOS)),)
+	@$(BIN)/python scripts/make_demo_library.py $(DEMO)
+	@$(BIN)/sidecar-faces rescan $(ARGS) $(DEMO)
+else
+	@$(BIN)/sidecar-faces rescan $(ARGS) "$(PHOTOS)"
+endif
+
+test: setup lint unit
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Locks for every supported Python; hashes only, so that any mirror of the package index will do.
+locks:
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml -o requirements/runtime.txt
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group test -c requirements/runtime.txt -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
