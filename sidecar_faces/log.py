@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ def printable(path: str) -> str:
 
 def configure(*, verbose: bool, json: bool) -> None:
     """Send log lines to stderr: plain lines, or JSON objects for a collector."""
+    warnings.filterwarnings("ignore", module="PIL")  # on odd metadata; what matters of it is said by us
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json

@@ -115,6 +115,8 @@ def _pillow_header(file: BinaryIO, kind: ImageFormat) -> _Header:
         with Image.open(file, formats=[kind.value]) as image:
             size = Size(*image.size)
             orientation = _valid_orientation(image.getexif().get(ORIENTATION_TAG, 1))
+            if kind is ImageFormat.TIFF and orientation >= 5:
+                size = size.swapped()  # Pillow gives the size of an upright TIFF, and of no other format
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise PhotoRefusedError(f"has a header that cannot be read ({error.__class__.__name__})") from None
     except Exception as error:  # the header is untrusted, and Pillow raises many types

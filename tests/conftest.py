@@ -1,0 +1,44 @@
+"""Real photos for all tests: the NASA portrait that ships with scikit-image."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+import skimage.data
+from PIL import Image
+
+
+def shared_datasets() -> Path | None:
+    """The folder of evaluation photos beside the checkout; None where there is none."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    folder = shared_datasets()
+    if folder is None:
+        pytest.skip("the evaluation photos (../shared/datasets) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Image.Image:
+    """512x512, one frontal face."""
+    return Image.fromarray(skimage.data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def portrait_jpeg(portrait: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    portrait.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
