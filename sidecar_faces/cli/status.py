@@ -1,0 +1,91 @@
+"""`status` and `retry`: what the store knows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from sidecar_faces.cli.common import App, emit, json_option, outermost, print_table
+from sidecar_faces.core.types import Outcome
+from sidecar_faces.log import printable
+from sidecar_faces.store import Store
+
+_optional_paths = click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path())
+_PROBLEMS = (Outcome.QUARANTINED, Outcome.REFUSED)
+
+
+@click.command()
+@_optional_paths
+@json_option
+@click.pass_obj
+def status(app: App, paths: tuple[str, ...], *, as_json: bool) -> None:
+    """Say what is known of libraries: counts, the last run, and photos with problems and why.
+
+    \b
+    sidecar-faces status
+    sidecar-faces status ~/Photos/2024 --json
+    """
+    store = Store(app.settings().database)
+    try:
+        reports = [_report(store, root) for root in outermost(paths) or store.libraries()]
+    finally:
+        store.close()
+    if as_json:
+        return emit(reports)
+    if not reports:
+        click.echo("Nothing was indexed yet: sidecar-faces rescan PATH")
+    for report in reports:
+        _print(report)
+    return None
+
+
+def _report(store: Store, root: str) -> dict[str, Any]:
+    run = store.last_run(root)
+    return {
+        "path": printable(root),
+        **store.counts(root),
+        "last_run": run and {"finished": run.finished, **run.summary},
+        "problems": [
+            {"path": printable(r.path), "outcome": r.outcome.value, "reason": r.reason, "tries": r.tries}
+            for outcome in _PROBLEMS
+            for r in store.below(root, outcome)
+        ],
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    run = report["last_run"]
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["finished"])) if run else "never to its end"
+    click.echo(
+        f"{report['path']}\n  {report['done']} done ({report['with_faces']} with faces, {report['faces']} faces), "
+        f"{report['quarantined']} quarantined, {report['refused']} refused; last run: {when}"
+    )
+    if report["problems"]:
+        rows = [(p["outcome"], p["path"], p["reason"]) for p in report["problems"]]
+        print_table(("state", "photo", "why"), rows)
+
+
+@click.command()
+@_optional_paths
+@json_option
+@click.pass_obj
+def retry(app: App, paths: tuple[str, ...], *, as_json: bool) -> None:
+    """Take quarantined and refused photos again: the next rescan treats them as new.
+
+    \b
+    sidecar-faces retry && sidecar-faces rescan ~/Photos
+    sidecar-faces retry ~/Photos/2024
+    """
+    store = Store(app.settings().database)
+    try:
+        roots = outermost(paths) or store.libraries()
+        found = [r.path for root in roots for outcome in _PROBLEMS for r in store.below(root, outcome)]
+        store.forget(found)
+    finally:
+        store.close()
+    if as_json:
+        return emit({"released": [printable(path) for path in found]})
+    click.echo(f"{len(found)} photos are taken again by the next rescan.")
+    return None
