@@ -1,0 +1,81 @@
+"""An independent check of an edit, by another parser: what is not ours is the same as before.
+
+lxml reads the bytes without DTD, entities, network or oversized nodes; the comparison is of canonical XML
+(C14N 1.0 with comments), so processing instructions and comments count, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lxml import etree
+
+from sidecar_faces.errors import SidecarError
+from sidecar_faces.sidecar.rdf import MWG_RS, RDF
+
+_LIST = f"{{{MWG_RS}}}RegionList"
+_ITEMS = (f"{{{RDF}}}Bag", f"{{{RDF}}}Seq")
+
+
+def load(work: bytes) -> etree._Element:
+    """Parse UTF-8 working bytes strictly; raises SidecarError."""
+    parser = etree.XMLParser(
+        encoding="utf-8",
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        recover=False,
+    )
+    try:
+        root = etree.fromstring(work, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise SidecarError(f"is not well-formed XML: {error}") from error
+    if root.getroottree().docinfo.doctype:
+        raise SidecarError("holds a document type declaration, which XMP does not allow")
+    return root
+
+
+def canonical_without(work: bytes, regions: Collection[int], container: str) -> bytes:
+    """Canonical form without the regions of these positions, and without the container named.
+
+    `container` as in `splice.Spliced`: "" keeps it, "list" and "block" leave it out, whatever it holds.
+    """
+    root = load(work)
+    lists = [node for node in root.iter(_LIST) if len(node) == 1 and node[0].tag in _ITEMS]
+    if container and lists:
+        _drop(_container(lists[0], container))
+    elif lists:
+        items = lists[0][0].findall(f"{{{RDF}}}li")
+        for index in regions:
+            _drop(items[index])
+    elif regions:
+        raise SidecarError("lists other regions for one parser than for another")
+    return etree.tostring(root.getroottree(), method="c14n", with_comments=True)
+
+
+def _container(region_list: etree._Element, container: str) -> etree._Element:
+    if container == "list":
+        return region_list
+    block = next(region_list.iterancestors(f"{{{MWG_RS}}}Regions"))
+    description = block.getparent()
+    alone = description is not None and len(description) == 1
+    about = {f"{{{RDF}}}about", "about"}
+    if alone and description is not None and {str(key) for key in description.attrib} <= about:
+        return description
+    return block
+
+
+def _drop(node: etree._Element) -> None:
+    """Take out an element and the whitespace before it; what follows it stays."""
+    parent, previous, tail = node.getparent(), node.getprevious(), node.tail or ""
+    if parent is None:
+        return
+    before = (parent.text if previous is None else previous.tail) or ""
+    joined = before.rstrip(" \t\r\n") + tail
+    node.tail = None
+    parent.remove(node)
+    if previous is None:
+        parent.text = joined
+    else:
+        previous.tail = joined
