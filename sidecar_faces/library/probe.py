@@ -7,6 +7,7 @@ them (a 94 KB JPEG with 5,000 scans keeps a decoder busy for 13 seconds).
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+"""A marker within entropy-coded data that is neither a stuffed byte, a fill byte nor a restart."""
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,7 @@ def _check_limits(header: _Header, limits: Limits) -> None:
 
 
 def _check_scans(file: BinaryIO, limits: Limits) -> None:
-    """Count scans; inside entropy-coded data FF DA cannot occur, so a count of bytes is exact there."""
+    """Count the scans of a JPEG whose header allows many, up to its end marker."""
     components, progressive = 0, False
     for marker, _ in _segments(file):
         if marker in _SOF:
@@ -214,7 +218,20 @@ def _check_scans(file: BinaryIO, limits: Limits) -> None:
             if not progressive and first and first[0] >= components:
                 return  # sequential and interleaved: the one scan holds everything
     scans = 1
-    while block := file.read(1 << 20):
-        scans += block.count(b"\xff\xda")
+    while (found := _marker_after_scan(file)) not in (None, _EOI):  # what follows the end is not decoded
+        scans += found == _SOS
         if scans > limits.max_scans:
             raise PhotoRefusedError(f"has more than {limits.max_scans} scans, which no camera writes")
+        file.seek(max(int.from_bytes(file.read(2), "big") - 2, 0), os.SEEK_CUR)
+
+
+def _marker_after_scan(file: BinaryIO) -> int | None:
+    """The marker that ends entropy-coded data, the file standing behind it; None at the end of the file."""
+    while block := file.read(_BLOCK):
+        match = _SCAN_END.search(block)
+        if match:
+            file.seek(match.end() - len(block), os.SEEK_CUR)
+            return block[match.end() - 1]
+        if len(block) == _BLOCK and block.endswith(b"\xff"):
+            file.seek(-1, os.SEEK_CUR)
+    return None

@@ -108,6 +108,11 @@ def test_progressive_of_a_camera_passes(tmp_path: Path) -> None:
     assert probe(write(tmp_path, jpeg((4000, 10), progressive=True)), Limits()).stored == Size(4000, 10)
 
 
+def test_a_video_behind_a_progressive_photo_is_not_counted(tmp_path: Path) -> None:
+    motion = jpeg((4000, 10), progressive=True) + b"\xff\xda" * 1000
+    assert probe(write(tmp_path, motion), Limits()).stored == Size(4000, 10)
+
+
 def test_odd_sizes_pass(tmp_path: Path) -> None:
     for size in ((1, 1), (65500, 1), (1, 65500)):
         assert probe(write(tmp_path, jpeg(size)), Limits()).stored == Size(*size)
