@@ -28,8 +28,8 @@ import numpy as np
 import psutil
 import skimage.data
 from PIL import Image
-
 from sidecar_faces.engine.decode_pillow import decode
+
 from sidecar_faces.library.probe import Limits, probe
 
 
@@ -111,7 +111,9 @@ def large(work: Path, count: int, repeats: int, workers: int) -> None:
         rates["decode-only"].append(decode_only(photos, workers))
         for detail in ("fast", "normal"):
             fresh(folder)
-            result = rescan(folder, work / f"state-{turn}-{detail}", "--detail", detail, "--workers", str(workers))
+            result = rescan(
+                folder, work / f"state-{turn}-{detail}", "--detail", detail, "--workers", str(workers)
+            )
             assert result["indexed"] == count, result
             rates[detail].append(count / result["seconds"])
             memory = max(memory, result["peak_mib"])
@@ -148,7 +150,9 @@ def many(work: Path, count: int) -> None:
 
 def main() -> None:
     """Parse flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

@@ -62,7 +62,9 @@ _MAX_LISTED = 1000
 @click.option("--force", is_flag=True, help="Index photos again that are unchanged.")
 @click.option("--restore", is_flag=True, help="Write regions again that somebody removed from a sidecar.")
 @dry_run_option
-@click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0, the default, is one per core.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Worker processes; 0, the default, is one per core."
+)
 @click.option("--engine", type=click.Choice(["auto", "local"]), help="Where models run.")
 @click.option("--min-score", type=float, help="Drop faces below this detection score (0 to 1, default 0.5).")
 @click.option("--min-face", type=int, metavar="PX", help="Drop faces smaller than this, in photo pixels.")
@@ -73,7 +75,14 @@ _MAX_LISTED = 1000
 @json_option
 @click.pass_obj
 def rescan(
-    app: App, paths: tuple[str, ...], *, force: bool, restore: bool, dry_run: bool, as_json: bool, **flags: Any
+    app: App,
+    paths: tuple[str, ...],
+    *,
+    force: bool,
+    restore: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Find the faces in photos and write them to their sidecars; what is unchanged is skipped.
 
@@ -94,7 +103,11 @@ def rescan(
         for root in outermost(root for _, root in targets):
             stack.enter_context(hold(root, settings.lock_dir, "sidecar-faces rescan"))
         run = _Run(settings, engine, store, report, force=force, restore=restore, dry_run=dry_run)
-        with ExifTool() as exiftool, open_executor(settings, engine) as executor, _stop_on_interrupt(run.stop):
+        with (
+            ExifTool() as exiftool,
+            open_executor(settings, engine) as executor,
+            _stop_on_interrupt(run.stop),
+        ):
             for path, root in targets:
                 if not run.stop.is_set():
                     run.index(path, root, exiftool, executor)
@@ -135,7 +148,9 @@ class _Run:
             self.store.register(root)
             forget_vanished(self.store, path)
         if not self.stop.is_set():
-            self.store.finish_run(path, {**self.report.as_json(), "photos": self.report.summary.seen - before})
+            self.store.finish_run(
+                path, {**self.report.as_json(), "photos": self.report.summary.seen - before}
+            )
 
     def _stages(self, writer: LibraryWriter, executor: Executor, models: str) -> list[Stage]:
         detail, tries = self.engine.detail, self.settings.max_tries

@@ -184,15 +184,9 @@ class Letterbox:
     def fit(cls, displayed: Size, long_side: int, multiple: int = 32) -> Letterbox:
         """Fit the photo's longer side to `long_side` (pixels), never enlarging it."""
         ratio = min(1.0, long_side / max(displayed.width, displayed.height))
-        content = Size(
-            max(1, round(displayed.width * ratio)), max(1, round(displayed.height * ratio))
-        )
-        canvas = Size(
-            -(-content.width // multiple) * multiple, -(-content.height // multiple) * multiple
-        )
-        return cls(
-            canvas, content, content.width / displayed.width, content.height / displayed.height
-        )
+        content = Size(max(1, round(displayed.width * ratio)), max(1, round(displayed.height * ratio)))
+        canvas = Size(-(-content.width // multiple) * multiple, -(-content.height // multiple) * multiple)
+        return cls(canvas, content, content.width / displayed.width, content.height / displayed.height)
 
     def to_displayed(self, points: NetworkPoints) -> DisplayedPoints:
         """(..., 2) network points to displayed points."""

@@ -21,11 +21,19 @@ class Cli:
 
     state: Path
 
-    def __call__(self, *words: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: object, code: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "SIDECAR_FACES_STATE_DIR": str(self.state), "COLUMNS": "200", **environment}
         command = [sys.executable, "-m", "sidecar_faces", *map(str, words)]
         result = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=300, check=False, errors="surrogateescape"
+            command,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            errors="surrogateescape",
         )
         assert "Traceback" not in result.stderr, result.stderr
         if code is not None:

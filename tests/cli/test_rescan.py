@@ -140,8 +140,8 @@ def zoo(tmp_path: Path, portrait: Image.Image, portrait_jpeg: bytes) -> dict[str
         "-dash.jpg": portrait_jpeg,
         "#hash $(touch canary) @at 'quote' \"double\".jpg": portrait_jpeg,
     }
-    expected = {name: ("refused", 0) for name in refused} | {name: ("quarantined", 0) for name in failed}
-    expected |= {name: ("done", 1) for name in fine}
+    expected = dict.fromkeys(refused, ("refused", 0)) | dict.fromkeys(failed, ("quarantined", 0))
+    expected |= dict.fromkeys(fine, ("done", 1))
     for name, data in (refused | failed | fine).items():
         (root / name).write_bytes(data)
     portrait.convert("L").save(root / "gray.jpg")
@@ -149,7 +149,7 @@ def zoo(tmp_path: Path, portrait: Image.Image, portrait_jpeg: bytes) -> dict[str
     portrait.save(root / "progressive.jpg", progressive=True)
     portrait.save(root / "orientation-9.jpg", exif=exif)
     portrait.convert("L").convert("I;16").point(lambda v: v * 256).save(root / "sixteen.png")
-    expected |= {n: ("done", 1) for n in ("gray.jpg", "cmyk.jpg", "progressive.jpg", "orientation-9.jpg", "sixteen.png")}
+    expected |= dict.fromkeys(("gray.jpg", "cmyk.jpg", "progressive.jpg", "orientation-9.jpg", "sixteen.png"), ("done", 1))
     for name, dimensions in (("tiny.jpg", (1, 1)), ("line.jpg", (65500, 1)), ("large.jpg", (8000, 6000))):
         Image.new("RGB", dimensions, (90, 90, 90)).save(root / name)
         expected[name] = ("done", 0)
@@ -159,7 +159,11 @@ def zoo(tmp_path: Path, portrait: Image.Image, portrait_jpeg: bytes) -> dict[str
     os.mkfifo(root / "fifo.jpg")
     (root / "folder.jpg").mkdir()
     (root / "round").symlink_to(root)
-    expected |= {"broken-link.jpg": ("refused", 0), "loop.jpg": ("quarantined", 0), "fifo.jpg": ("refused", 0)}
+    expected |= {
+        "broken-link.jpg": ("refused", 0),
+        "loop.jpg": ("quarantined", 0),
+        "fifo.jpg": ("refused", 0),
+    }
     expected["link.jpg"] = ("done", 1)
     longest = "n" * 251 + ".jpg"  # 255 bytes: no room for a sidecar's name
     (root / longest).write_bytes(portrait_jpeg)
@@ -167,7 +171,9 @@ def zoo(tmp_path: Path, portrait: Image.Image, portrait_jpeg: bytes) -> dict[str
     return expected
 
 
-def test_bad_input_is_named_and_stops_nothing(cli: Cli, tmp_path: Path, zoo: dict[str, tuple[str, int]]) -> None:
+def test_bad_input_is_named_and_stops_nothing(
+    cli: Cli, tmp_path: Path, zoo: dict[str, tuple[str, int]]
+) -> None:
     root = tmp_path / "photos"
     before = Tree.of(root)
     result = cli.json("rescan", root, code=1)
