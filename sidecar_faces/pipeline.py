@@ -12,7 +12,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sidecar_faces.core.batching import Batcher
@@ -47,7 +47,6 @@ class Summary:
     refused: int = 0
     with_faces: int = 0
     faces: int = 0
-    problems: list[str] = field(default_factory=list)
 
     @property
     def seen(self) -> int:

@@ -69,6 +69,12 @@ class Store:
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
             self._db = _open(file)
 
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Commit and close."""
         with self._lock:

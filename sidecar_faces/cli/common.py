@@ -17,7 +17,6 @@ from sidecar_faces.config import Settings, load
 from sidecar_faces.errors import LibraryError
 from sidecar_faces.library.scan import DEFAULT_EXCLUDES
 from sidecar_faces.log import printable
-from sidecar_faces.sidecar.layout import SidecarLayout
 from sidecar_faces.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,8 +102,3 @@ def require_photo(path: str) -> str:
     if os.path.isdir(path):
         raise LibraryError(f"{printable(path)}: is a folder; name one photo.")
     return os.path.abspath(path)
-
-
-def layout_for(settings: Settings, root: str) -> SidecarLayout:
-    """Where the sidecars and landmark files of a library lie."""
-    raise NotImplementedError

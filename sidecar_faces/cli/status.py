@@ -27,14 +27,11 @@ def status(app: App, paths: tuple[str, ...], *, as_json: bool) -> None:
     sidecar-faces status
     sidecar-faces status ~/Photos/2024 --json
     """
-    store = Store(app.settings().database)
-    try:
-        reports = [_report(store, root) for root in outermost(paths) or store.libraries()]
-    finally:
-        store.close()
+    with Store(app.settings().database) as store:
+        reports = [_report(store, root) for root in outermost(paths) or store.libraries() or ["/"]]
     if as_json:
         return emit(reports)
-    if not reports:
+    if not any(report["done"] or report["problems"] or report["last_run"] for report in reports):
         click.echo("Nothing was indexed yet: sidecar-faces rescan PATH")
     for report in reports:
         _print(report)
@@ -59,7 +56,8 @@ def _print(report: dict[str, Any]) -> None:
     run = report["last_run"]
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["finished"])) if run else "never to its end"
     click.echo(
-        f"{report['path']}\n  {report['done']} done ({report['with_faces']} with faces, {report['faces']} faces), "
+        f"{report['path']}\n"
+        f"  {report['done']} done ({report['with_faces']} with faces, {report['faces']} faces), "
         f"{report['quarantined']} quarantined, {report['refused']} refused; last run: {when}"
     )
     if report["problems"]:
@@ -78,13 +76,10 @@ def retry(app: App, paths: tuple[str, ...], *, as_json: bool) -> None:
     sidecar-faces retry && sidecar-faces rescan ~/Photos
     sidecar-faces retry ~/Photos/2024
     """
-    store = Store(app.settings().database)
-    try:
-        roots = outermost(paths) or store.libraries()
+    with Store(app.settings().database) as store:
+        roots = outermost(paths) or ["/"]
         found = [r.path for root in roots for outcome in _PROBLEMS for r in store.below(root, outcome)]
         store.forget(found)
-    finally:
-        store.close()
     if as_json:
         return emit({"released": [printable(path) for path in found]})
     click.echo(f"{len(found)} photos are taken again by the next rescan.")

@@ -1,0 +1,79 @@
+"""Wire the rooms together: settings become an engine, a writer and the stages of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from sidecar_faces.config import Settings
+from sidecar_faces.core.batching import Batcher
+from sidecar_faces.engine.base import EngineSettings, Executor
+from sidecar_faces.engine.executors import ProcessExecutor
+from sidecar_faces.engine.passes import canvas_key
+from sidecar_faces.engine.worker import worker_fingerprint
+from sidecar_faces.library.probe import Limits
+from sidecar_faces.pipeline import Infer, Select, Stage, Write, batch_up, remember
+from sidecar_faces.sidecar.exiftool import ExifTool
+from sidecar_faces.sidecar.layout import SidecarLayout
+from sidecar_faces.sidecar.writer import SidecarWriter
+from sidecar_faces.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a run needs besides a library; `models` tells results of one engine from another's."""
+
+    executor: Executor
+    exiftool: ExifTool
+    models: str
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """What crosses to the workers."""
+    return EngineSettings(
+        models=str(settings.models_dir),
+        min_score=settings.min_score,
+        min_face=settings.min_face,
+        detail=settings.detail,
+    )
+
+
+@contextmanager
+def open_engine(settings: Settings) -> Iterator[Engine]:
+    """Start exiftool and the workers; both end with the block."""
+    wanted = engine_settings(settings)
+    models = worker_fingerprint(wanted)
+    with (
+        ExifTool() as exiftool,
+        closing(ProcessExecutor(wanted, settings.worker_count, settings.deadline)) as executor,
+    ):
+        yield Engine(executor, exiftool, models)
+
+
+def layout_for(settings: Settings, root: str) -> SidecarLayout:
+    """Where the sidecars and landmark files of a library lie."""
+    return SidecarLayout(root, settings.sidecar_dir, settings.landmarks)
+
+
+def stages(
+    settings: Settings,
+    store: Store,
+    engine: Engine,
+    root: str,
+    *,
+    stopped: Callable[[], bool],
+    force: bool = False,
+    restore: bool = False,
+    dry_run: bool = False,
+) -> list[Stage]:
+    """The stages of a run on one library, from candidates to how they ended."""
+    layout, tries, detail = layout_for(settings, root), settings.max_tries, settings.detail
+    writer = SidecarWriter(layout, engine.exiftool, engine.models, restore=restore, dry_run=dry_run)
+    made: list[Stage] = [
+        Select(store, writer, engine.models, Limits(), force=force, restore=restore),
+        batch_up(lambda: Batcher(lambda photo: canvas_key(photo.displayed, detail)), stopped),
+        Infer(engine.executor, tries),
+        Write(writer, engine.models, tries),
+    ]
+    return made if dry_run else [*made, remember(store)]
