@@ -68,9 +68,9 @@ class Report:
     def print(self, paths: tuple[str, ...], *, dry_run: bool, interrupted: bool) -> None:
         """The result for people."""
         s, speed = self.total, self._speed()
-        would = " (dry run: nothing was written)" if dry_run else ""
+        rate = f"{speed['seconds']:.1f} s ({speed['photos_per_second']:.1f} photos/s)"
         click.echo(
-            f"{s.seen} photos in {speed['seconds']:.1f} s ({speed['photos_per_second']:.1f} photos/s){would}\n"
+            f"{s.seen} photos in {rate}{' (dry run: nothing was written)' if dry_run else ''}\n"
             f"  {s.unchanged} unchanged\n"
             f"  {s.indexed} indexed: {s.with_faces} with faces, {s.faces} faces\n"
             f"  {s.quarantined} quarantined, {s.refused} refused"

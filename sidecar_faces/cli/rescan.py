@@ -40,11 +40,9 @@ from sidecar_faces.store import Store
 @click.option("--force", is_flag=True, help="Index photos again that are unchanged.")
 @click.option("--restore", is_flag=True, help="Write regions again that somebody removed from a sidecar.")
 @dry_run_option
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Worker processes; 0, the default, is one per core."
-)
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes; default: one per core.")
 @click.option("--engine", type=click.Choice(["auto", "local"]), help="Where models run.")
-@click.option("--min-score", type=float, help="Drop faces below this detection score (0 to 1, default 0.5).")
+@click.option("--min-score", type=float, help="Drop faces below this score (0 to 1, default 0.5).")
 @click.option("--min-face", type=int, metavar="PX", help="Drop faces smaller than this, in photo pixels.")
 @click.option(
     "--detail", type=click.Choice(["fast", "normal", "fine"]), help="How small a face is looked for."
