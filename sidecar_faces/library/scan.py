@@ -56,15 +56,33 @@ def matches(name: str, relative: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(relative if "/" in glob else name, glob) for glob in patterns)
 
 
+def leaves_out(root: str, path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a scan of `root` would not come to a file or folder below it (for hints about single paths)."""
+    folder, relative = root, os.path.relpath(path, root)
+    names = [] if relative == os.curdir else relative.split(os.sep)
+    for depth, name in enumerate(names, 1):
+        if any(os.path.lexists(os.path.join(folder, marker)) for marker in _MARKERS):
+            return True
+        if matches(name, os.sep.join(names[:depth]), patterns):
+            return True
+        folder = os.path.join(folder, name)
+        if depth < len(names) and os.path.islink(folder):
+            return True
+    return False
+
+
 def scan(
     path: str,
     excludes: tuple[str, ...] = DEFAULT_EXCLUDES,
     on_problem: Callable[[ScanProblem], None] = lambda _: None,
+    *,
+    root: str | None = None,
+    recursive: bool = True,
 ) -> Iterator[Candidate]:
     """Every photo below a folder, folder by folder in the order of their names; or the one photo given.
 
-    `excludes` are globs for names of folders and files. Memory is that of one folder and the stack of
-    folders still to visit.
+    `excludes` are globs for names of folders and files; those with a slash are relative to `root`, by
+    default the folder itself. Memory is that of one folder and the stack of folders still to visit.
     """
     if not os.path.isdir(path):
         yield Candidate(path, _signature(path))
@@ -80,8 +98,9 @@ def scan(
             continue
         if any(entry.name in _MARKERS for entry in listing):
             continue
-        listing = [e for e in listing if not matches(e.name, os.path.relpath(e.path, path), excludes)]
-        stack.extend(e.path for e in reversed(listing) if e.is_dir(follow_symlinks=False))
+        listing = [e for e in listing if not matches(e.name, os.path.relpath(e.path, root or path), excludes)]
+        if recursive:
+            stack.extend(e.path for e in reversed(listing) if e.is_dir(follow_symlinks=False))
         yield from _photos(listing)
 
 

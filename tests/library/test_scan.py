@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar_faces.library.scan import DEFAULT_EXCLUDES, ScanProblem, is_photo_name, scan
+from sidecar_faces.library.scan import DEFAULT_EXCLUDES, ScanProblem, is_photo_name, leaves_out, scan
 
 HOSTILE = [
     "with space.jpg",
@@ -66,6 +66,35 @@ def test_globs_match_names_and_paths(tmp_path: Path) -> None:
     for name in ("2020/a.jpg", "2020/b_edit.jpg", "2021/a.jpg"):
         touch(tmp_path / name)
     assert names(tmp_path, excludes=("*_edit.jpg", "2021/*")) == ["2020/a.jpg"]
+
+
+def test_a_part_of_a_library_is_scanned_as_the_whole_would_be(tmp_path: Path) -> None:
+    for name in ("2020/a.jpg", "2020/skip/b.jpg", "2020/deep/c.jpg"):
+        touch(tmp_path / name)
+    patterns = (*DEFAULT_EXCLUDES, "2020/skip")
+    part = scan(str(tmp_path / "2020"), patterns, root=str(tmp_path))
+    assert [c.path for c in part] == [str(tmp_path / "2020/a.jpg"), str(tmp_path / "2020/deep/c.jpg")]
+    flat = scan(str(tmp_path / "2020"), patterns, root=str(tmp_path), recursive=False)
+    assert [c.path for c in flat] == [str(tmp_path / "2020/a.jpg")]
+
+
+def test_single_paths_are_left_out_as_a_scan_leaves_them_out(tmp_path: Path) -> None:
+    for name in ("2020/a.jpg", "2020/@eaDir/b.jpg", "hidden/.nomedia", "hidden/deep/c.jpg", "x_edit.jpg"):
+        touch(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "2020")
+    patterns = (*DEFAULT_EXCLUDES, "*_edit.jpg", "2020/z*")
+    found = {c.path for c in scan(str(tmp_path), patterns)}
+    for name in (
+        "2020/a.jpg",
+        "2020/@eaDir/b.jpg",
+        "hidden/deep/c.jpg",
+        "x_edit.jpg",
+        "link/a.jpg",
+        "2020/z.jpg",
+    ):
+        path = str(tmp_path / name)
+        assert leaves_out(str(tmp_path), path, patterns) is (path not in found), name
+    assert not leaves_out(str(tmp_path), str(tmp_path), patterns)
 
 
 def test_links_to_folders_are_not_followed_and_loops_end(tmp_path: Path) -> None:
