@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+import PIL
 from PIL import Image, features
 
 from sidecar_faces.cli.common import App, emit, json_option, print_table
@@ -109,7 +110,7 @@ def _decoder() -> str:
     if size != (256, 192):
         raise OSError("Pillow decodes JPEGs without scaling, which is slow; install Pillow from its wheel")
     turbo = features.version("libjpeg_turbo") if features.check_feature("libjpeg_turbo") else None
-    return f"Pillow {Image.__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else "libjpeg")
+    return f"Pillow {PIL.__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else "libjpeg")
 
 
 def _state(database: Path) -> str:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sidecar_faces.core.frames import DisplayedBox, Floats
 from sidecar_faces.core.landmarks import LAYOUTS
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Color = tuple[int, int, int]
 OURS: Color = (0, 200, 255)
 NAMED: Color = (90, 220, 90)
@@ -64,7 +65,7 @@ def _points(canvas: ImageDraw.ImageDraw, points: Floats, layout: str, radius: fl
             canvas.ellipse(around, fill=_GROUPS[group])
 
 
-def _label(canvas: ImageDraw.ImageDraw, box: list[float], mark: Mark, font: ImageFont.FreeTypeFont) -> None:
+def _label(canvas: ImageDraw.ImageDraw, box: list[float], mark: Mark, font: _Font) -> None:
     """Above the box, or inside it at the upper border of the photo."""
     left, top, right, bottom = canvas.textbbox((box[0], 0), mark.text, font=font)
     height = bottom - top + 4

@@ -20,7 +20,7 @@ from sidecar_faces.sidecar.read import SeenRegion
 @place_options
 @json_option
 @click.pass_obj
-def inspect(app: App, photo: str, *, as_json: bool, **flags: Any) -> None:
+def inspect(app: App, /, photo: str, *, as_json: bool, **flags: Any) -> None:
     """Print every region of the sidecar and every face of the landmark file of a PHOTO.
 
     `ours` are anonymous regions that we wrote; all others are a person's (or another program's) and are

@@ -52,6 +52,7 @@ from sidecar_faces.store import Store
 @click.pass_obj
 def rescan(
     app: App,
+    /,
     paths: tuple[str, ...],
     *,
     force: bool,

@@ -27,7 +27,7 @@ _LONG_SIDE = 1600
 @click.option("--rejected", is_flag=True, help="Draw faces, too, whose region somebody removed.")
 @place_options
 @click.pass_obj
-def show(app: App, photos: tuple[str, ...], *, output: str | None, rejected: bool, **flags: Any) -> None:
+def show(app: App, /, photos: tuple[str, ...], *, output: str | None, rejected: bool, **flags: Any) -> None:
     """Draw boxes, landmarks, names and scores on PHOTOs, upright; several photos make a grid.
 
     Blue boxes are ours, green ones have a name, orange ones are other regions. Without -o the picture is

@@ -34,7 +34,7 @@ from sidecar_faces.store import Store
 @place_options
 @json_option
 @click.pass_obj
-def undo(app: App, paths: tuple[str, ...], *, dry_run: bool, as_json: bool, **flags: Any) -> None:
+def undo(app: App, /, paths: tuple[str, ...], *, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Remove exactly what we wrote about photos, and nothing else.
 
     Our anonymous regions leave the sidecars, landmark files go, and so does a sidecar that we made and
