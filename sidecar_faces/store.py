@@ -24,6 +24,10 @@ _MIGRATIONS = (
     CREATE TABLE libraries (id INTEGER PRIMARY KEY, root BLOB UNIQUE NOT NULL);
     CREATE TABLE runs (root BLOB PRIMARY KEY, finished REAL NOT NULL, summary TEXT NOT NULL);
     """,
+    """
+    ALTER TABLE libraries ADD COLUMN mount BLOB;
+    CREATE TABLE watches (root BLOB PRIMARY KEY, updated REAL NOT NULL, status TEXT NOT NULL);
+    """,
 )
 _COMMIT_EVERY = 64
 
@@ -54,11 +58,13 @@ class Run:
 class Store:
     """One connection, guarded by a lock, used by the stages of one run.
 
-    Writes are committed in groups: what a crash loses is found again by the next scan.
+    Writes are committed in groups of `commit_every`: what a crash loses is found again by the next scan. A
+    long-running process commits each, so that others are never kept from writing.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, commit_every: int = _COMMIT_EVERY) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        self._commit_every = commit_every
         self._lock = threading.RLock()
         self._pending = 0
         try:
@@ -105,7 +111,7 @@ class Store:
         with self._lock:
             self._db.execute("INSERT OR REPLACE INTO photos VALUES (?,?,?,?,?,?,?,?,?,?)", row)
             self._pending += 1
-            if self._pending >= _COMMIT_EVERY:
+            if self._pending >= self._commit_every:
                 self._db.commit()
                 self._pending = 0
 
@@ -117,13 +123,19 @@ class Store:
 
     def below(self, root: str, outcome: Outcome | None = None) -> Iterator[Record]:
         """Records of a photo or of all photos below a folder, in the order of their paths."""
-        where, values = _below(root)
-        if outcome is not None:
-            where, values = f"{where} AND outcome = ?", (*values, outcome.value)
-        with self._lock:
-            cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY path", values)
-            while rows := cursor.fetchmany(500):
-                yield from map(_record, rows)
+        own = self.get(root)
+        if own is not None and outcome in (None, own.outcome):
+            yield own
+        chosen, values = ("", ()) if outcome is None else (" AND outcome = ?", (outcome.value,))
+        query = f"{_SELECT} WHERE path > ? AND path < ?{chosen} ORDER BY path LIMIT 500"
+        last = prefix = os.path.join(os.fsencode(root), b"")
+        while True:  # page by page: the lock is not held while the caller works on them
+            with self._lock:
+                rows = self._db.execute(query, (last, prefix[:-1] + b"0", *values)).fetchall()
+            if not rows:
+                return
+            yield from map(_record, rows)
+            last = rows[-1][0]
 
     def counts(self, root: str) -> dict[str, int]:
         """Photos by outcome, with the faces of all of them under "faces"."""
@@ -147,6 +159,34 @@ class Store:
         """Folders that were indexed, the first registered first."""
         with self._lock:
             return [os.fsdecode(row[0]) for row in self._db.execute("SELECT root FROM libraries ORDER BY id")]
+
+    def home(self, root: str) -> str | None:
+        """The mount point that a library lay on when it was last worked on; None if that is not known."""
+        with self._lock:
+            query = "SELECT mount FROM libraries WHERE root = ?"
+            row = self._db.execute(query, (os.fsencode(root),)).fetchone()
+        return None if row is None or row[0] is None else os.fsdecode(row[0])
+
+    def set_home(self, root: str, mount: str) -> None:
+        """Remember the mount point of a library that is registered."""
+        with self._lock:
+            values = (os.fsencode(mount), os.fsencode(root))
+            self._db.execute("UPDATE libraries SET mount = ? WHERE root = ?", values)
+            self._db.commit()
+
+    def report_watch(self, root: str, status: dict[str, Any]) -> None:
+        """Say what the process that watches a library is doing."""
+        with self._lock:
+            row = (os.fsencode(root), time.time(), json.dumps(status))
+            self._db.execute("INSERT OR REPLACE INTO watches VALUES (?,?,?)", row)
+            self._db.commit()
+
+    def watch(self, root: str) -> dict[str, Any] | None:
+        """What was said last, with the time under "updated"; the process may have ended since."""
+        with self._lock:
+            query = "SELECT updated, status FROM watches WHERE root = ?"
+            row = self._db.execute(query, (os.fsencode(root),)).fetchone()
+        return {**json.loads(row[1]), "updated": row[0]} if row else None
 
     def finish_run(self, root: str, summary: dict[str, Any]) -> None:
         """Remember how a run ended, in place of the one before."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 from sidecar_faces.core.types import FileSignature, Outcome
-from sidecar_faces.store import Record, Store
+from sidecar_faces.store import _MIGRATIONS, Record, Store
 
 ODD = os.fsdecode(b"/p/\xe9\n.jpg")
 
@@ -44,6 +45,58 @@ def test_below_is_a_folder_not_a_prefix(tmp_path: Path) -> None:
     assert store.counts("/p") == {"done": 3, "quarantined": 1, "refused": 0, "with_faces": 3, "faces": 3}
     store.forget(["/p/a.jpg"])
     assert store.get("/p/a.jpg") is None
+    store.close()
+
+
+def test_many_records_are_read_page_by_page_while_others_write(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    for number in range(1201):
+        store.put(record(f"/p/{number:04}.jpg"))
+    seen = []
+    for found in store.below("/p"):
+        seen.append(found.path)
+        store.forget([found.path])
+    assert seen == [f"/p/{number:04}.jpg" for number in range(1201)]
+    assert list(store.below("/p")) == []
+    store.close()
+
+
+def test_two_processes_write_at_once_where_each_put_is_committed(tmp_path: Path) -> None:
+    daemon, command = Store(tmp_path / "s", commit_every=1), Store(tmp_path / "s")
+    daemon.put(record("/p/a.jpg"))
+    command.forget(["/p/a.jpg"])
+    assert daemon.get("/p/a.jpg") is None
+    daemon.close()
+    command.close()
+
+
+def test_a_library_has_a_home_and_a_watch(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    assert store.home("/p") is None
+    store.register("/p")
+    assert store.home("/p") is None
+    store.set_home("/p", "/mnt")
+    assert store.home("/p") == "/mnt"
+    store.register("/p")
+    assert store.home("/p") == "/mnt"
+    assert store.watch("/p") is None
+    store.report_watch("/p", {"state": "idle"})
+    watch = store.watch("/p")
+    assert watch is not None
+    assert watch["state"] == "idle"
+    assert watch["updated"] > 0
+    store.close()
+
+
+def test_a_database_of_an_older_version_is_kept(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "s")
+    old.executescript(f"BEGIN; {_MIGRATIONS[0]}; PRAGMA user_version = 1; COMMIT;")
+    old.execute("INSERT INTO libraries (root) VALUES (?)", (b"/p",))
+    old.commit()
+    old.close()
+    store = Store(tmp_path / "s")
+    assert store.libraries() == ["/p"]
+    assert store.home("/p") is None
     store.close()
 
 

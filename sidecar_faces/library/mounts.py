@@ -29,9 +29,20 @@ def _unescape(field: str) -> str:
     return field
 
 
-def mount_of(path: str, table: str = "/proc/self/mounts") -> Mount:
-    """The mount that a path lies on; the last one of the longest matching point wins, as in the kernel."""
-    target = os.path.join(os.path.realpath(path), "")
+TABLE = "/proc/self/mounts"
+
+
+def mount_of(path: str, table: str = TABLE) -> Mount:
+    """The mount that a path lies on."""
+    return mount_at(os.path.realpath(path), table)
+
+
+def mount_at(resolved: str, table: str = TABLE) -> Mount:
+    """The same for a path without links; touches no file system, so it cannot hang.
+
+    The last one of the longest matching point wins, as in the kernel.
+    """
+    target = os.path.join(resolved, "")
     best = Mount("/", "unknown", read_only=False)
     with open(table, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:

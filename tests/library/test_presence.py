@@ -1,0 +1,126 @@
+"""Whether a library is there: folders, mounts of a namespace of its own, and a mount that never answers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecar_faces.library.presence import Presence, Sentry
+
+
+def look(sentry: Sentry, seconds: float = 20) -> Presence:
+    """Poll until a look that starts now is done."""
+    now = time.monotonic()
+    sentry.poll(now)
+    while sentry._child is not None and time.monotonic() < now + seconds:
+        sentry.poll(time.monotonic())
+    return sentry.sight.presence
+
+
+def table(tmp_path: Path, *lines: str) -> str:
+    file = tmp_path / "table"
+    file.write_text("".join(f"{line} 0 0\n" for line in ("/dev/sda / ext4 rw", *lines)))
+    return str(file)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "new\nline 'photos'"
+    folder.mkdir()
+    return folder
+
+
+def test_folders(root: Path, tmp_path: Path) -> None:
+    sentry = Sentry(str(root), every=0)
+    assert sentry.sight.presence is Presence.UNKNOWN
+    assert not sentry.is_here()
+    assert look(sentry) is Presence.EMPTY
+    (root / "a.jpg").touch()
+    assert look(sentry) is Presence.HERE
+    assert sentry.is_here()
+    assert sentry.sight.resolved == str(root)
+    root.rename(tmp_path / "elsewhere")
+    assert look(sentry) is Presence.MISSING
+    root.touch()
+    assert look(sentry) is Presence.MISSING
+    sentry.close()
+
+
+def test_a_link_is_seen_where_it_leads(root: Path, tmp_path: Path) -> None:
+    (root / "a.jpg").touch()
+    (tmp_path / "link").symlink_to(root)
+    sentry = Sentry(str(tmp_path / "link"))
+    assert look(sentry) is Presence.HERE
+    assert sentry.sight.resolved == str(root)
+
+
+def test_a_library_whose_mount_point_is_gone_is_unmounted(root: Path, tmp_path: Path) -> None:
+    (root / "a.jpg").touch()  # something lies in the bare folder
+    mounts = table(tmp_path, f"nas:/x {tmp_path} nfs4 rw")
+    sentry = Sentry(str(root), home=str(tmp_path), every=0, table=mounts)
+    assert look(sentry) is Presence.HERE
+    table(tmp_path)
+    assert not sentry.is_here()  # at once, without a look
+    assert look(sentry) is Presence.UNMOUNTED
+    table(
+        tmp_path,
+        f"nas:/x {tmp_path} nfs4 rw",
+        f"y {root} ext4 rw".replace("\n", "\\012").replace(" '", "\\040'"),
+    )
+    assert look(sentry) is Presence.HERE  # mounted deeper than before is no loss
+
+
+def test_read_only_matters_where_sidecars_lie_beside(root: Path, tmp_path: Path) -> None:
+    (root / "a.jpg").touch()
+    mounts = table(tmp_path, f"nas:/x {tmp_path} nfs4 ro")
+    assert look(Sentry(str(root), table=mounts)) is Presence.READ_ONLY
+    assert look(Sentry(str(root), table=mounts, needs_writing=False)) is Presence.HERE
+
+
+def test_looks_are_as_rare_as_agreed(root: Path) -> None:
+    sentry = Sentry(str(root), every=15)
+    assert look(sentry) is Presence.EMPTY
+    (root / "a.jpg").touch()
+    now = time.monotonic()
+    assert sentry.poll(now).presence is Presence.EMPTY
+    assert sentry._child is None
+    sentry.poll(now + 15)
+    assert sentry._child is not None
+    sentry.close()
+
+
+@pytest.fixture
+def hung(tmp_path: Path, as_root: None) -> Iterator[Path]:
+    """A FUSE mount that nobody serves: whoever looks at it waits."""
+    folder = tmp_path / "hung"
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("FUSE is not there")
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    if libc.mount(b"nobody", os.fsencode(folder), b"fuse.nobody", 0, options):
+        os.close(device)
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield folder
+    finally:
+        libc.umount2(os.fsencode(folder), 2)
+        os.close(device)
+
+
+def test_a_mount_that_does_not_answer_keeps_nobody(hung: Path) -> None:
+    sentry = Sentry(str(hung), every=0, deadline=0.3)
+    started = time.monotonic()
+    assert look(sentry) is Presence.HUNG
+    assert time.monotonic() - started < 5
+    for _ in range(3):  # no pile of children waits there
+        look(sentry)
+    assert len(sentry._hung) <= 2
+    assert not sentry.is_here()
