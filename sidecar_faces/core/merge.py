@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sidecar_faces.core.frames import Area, area_iou
-from sidecar_faces.core.regions import Region, overlaps, same_place
+from sidecar_faces.core.regions import RECOGNITION_TOLERANCE, Region, overlaps, same_place
 
 
 class FaceState(str, Enum):
@@ -90,12 +90,15 @@ def recognise(regions: Iterable[Region], known: Sequence[Known]) -> dict[int, in
 def merge(
     regions: Sequence[Region], known: Sequence[Known], found: Sequence[Area], *, restore: bool = False
 ) -> MergePlan:
-    """Decide about every face; pure and deterministic."""
+    """Decide about every face; pure and deterministic.
+
+    Faces found twice (overlapping one found before) are left out.
+    """
     ours = recognise(regions, known)
     foreign = [r.area for r in regions if r.index not in ours and r.area is not None]
-    standing = set(ours.values())
+    standing = _standing(ours, known)
     memory = [] if restore else _rejected(known, standing, foreign)
-    faces = _decide(found, foreign, memory)
+    faces = _decide(found, foreign, memory, [known[i].area for i in sorted(standing)])
     faces = _with_ids(faces, found, known)
     wanted = [d.area for d in faces if d.state is FaceState.WRITTEN]
     remove, add = _difference(regions, ours, known, wanted)
@@ -105,6 +108,17 @@ def merge(
     kept_areas = {_key(area) for area in wanted}
     dropped = tuple(known[i] for i in sorted(standing) if _key(known[i].area) not in kept_areas)
     return MergePlan(tuple(remove), tuple(add), tuple(decisions), tuple(ours), dropped)
+
+
+def _standing(ours: dict[int, int], known: Sequence[Known]) -> set[int]:
+    """Indexes of all remembered faces whose region stands, of several at one place, too."""
+    places, near = [known[i].area for i in set(ours.values())], 2 * RECOGNITION_TOLERANCE
+    writable = (FaceState.WRITTEN, FaceState.PENDING)
+    return {
+        i
+        for i, face in enumerate(known)
+        if face.state in writable and any(same_place(face.area, place, near) for place in places)
+    }
 
 
 def _key(area: Area) -> tuple[float, float, float, float]:
@@ -126,19 +140,31 @@ def _vanished(face: Known, *, standing: bool, foreign: Sequence[Area]) -> bool:
     return not any(overlaps(face.area, area) for area in foreign)
 
 
-def _decide(found: Sequence[Area], foreign: Sequence[Area], memory: Sequence[Known]) -> list[Decision]:
-    decisions = []
+def _decide(
+    found: Sequence[Area], foreign: Sequence[Area], memory: Sequence[Known], standing: Sequence[Area]
+) -> list[Decision]:
+    decisions: list[Decision] = []
     for i, area in enumerate(found):
-        rejected = next((face for face in memory if overlaps(area, face.area)), None)
+        if any(overlaps(area, found[d.found]) for d in decisions if d.found is not None):
+            continue
+        place = next((own for own in standing if same_place(area, own)), area)
+        rejected = _closest(area, memory)
+        stands = max((area_iou(area, own) for own in standing), default=0.0)
         if any(overlaps(area, other) for other in foreign):
-            decisions.append(Decision(-1, i, area, FaceState.KEPT, "another region stands there"))
-        elif rejected is not None:
+            decisions.append(Decision(-1, i, place, FaceState.KEPT, "another region stands there"))
+        elif rejected is not None and area_iou(area, rejected.area) > stands:
             decisions.append(
                 Decision(rejected.id, i, rejected.area, FaceState.REJECTED, "its region was removed")
             )
         else:
-            decisions.append(Decision(-1, i, area, FaceState.WRITTEN, "no region stands there"))
+            decisions.append(Decision(-1, i, place, FaceState.WRITTEN, "no region stands there"))
     return decisions
+
+
+def _closest(area: Area, memory: Sequence[Known]) -> Known | None:
+    """The remembered face that an area overlaps most."""
+    best = max(memory, key=lambda face: area_iou(area, face.area), default=None)
+    return best if best is not None and overlaps(area, best.area) else None
 
 
 def _with_ids(faces: list[Decision], found: Sequence[Area], known: Sequence[Known]) -> list[Decision]:

@@ -65,7 +65,7 @@ def structure(node: Node) -> Struct | None:
     attributes = {key: value for key, value in node.attributes.items() if key not in _SYNTAX}
     holder = node
     if attributes.pop(PARSE_TYPE, None) is not None:
-        if attributes or node.attributes[PARSE_TYPE] != "Resource":
+        if attributes or node.attributes[PARSE_TYPE] != "Resource" or node.text.strip():
             return None
     elif [child.name for child in node.children] == [DESCRIPTION] and not attributes:
         holder = node.children[0]

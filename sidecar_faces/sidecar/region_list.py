@@ -100,6 +100,7 @@ def _mwg_region(index: int, li: Node, scale: tuple[float, float] | None) -> Regi
     plain = (
         area is not None
         and fields is not None
+        and not li.is_annotated()
         and kind == "Face"
         and set(struct.properties) == {(MWG_RS, "Area"), (MWG_RS, "Type")}
         and set(fields.properties) == _AREA_FIELDS

@@ -43,12 +43,13 @@ class Spliced:
     """The edited working bytes.
 
     `container`: how much around our regions is ours: "" nothing, "list" the RegionList, "block" the whole
-    rdf:Description. `collapsed`: the same bytes with the element that became empty written as one tag, None
+    rdf:Description. `taken`: how much of it went with the last of our regions, in the same words. `collapsed`: the same bytes with the element that became empty written as one tag, None
     where none became empty; one of the two is what stood there before we added something.
     """
 
     work: bytes
     container: str
+    taken: str = ""
     collapsed: bytes | None = None
 
 
@@ -86,53 +87,61 @@ def splice(
     `container` says how much of what stands around the regions was inserted by us before; where no region is
     left in it, it goes too, unless somebody else put something there.
     """
-    if not add and len(remove) == len(listed.elements) and container and listed.list:
+    everything = bool(remove) and len(remove) == len(listed.elements)
+    if everything and not add and container and listed.list and not _is_annotated_beyond(listed, remove):
         return _take_container(work, listed, container)
     edits = _Edits(work)
     for index in remove:
         edits.cut(listed.elements[index])
     if add:
         container = _append(edits, listed, add, size) or container
-    emptied = listed.items if remove and not add and len(remove) == len(listed.elements) else None
-    return _finish(edits, emptied, container)
+    collapsed = _collapsed(edits, listed.items) if everything and not add else None
+    return Spliced(edits.applied(), container, collapsed=collapsed)
+
+
+def _is_annotated_beyond(listed: RegionList, remove: Sequence[int]) -> bool:
+    """Whether somebody put comments between our regions."""
+    ours = {id(listed.elements[index]) for index in remove}
+    items = listed.items
+    return items is not None and (
+        items.has_notes or any(c.is_annotated() for c in items.children if id(c) not in ours)
+    )
 
 
 def _take_container(work: bytes, listed: RegionList, container: str) -> Spliced:
-    edits = _Edits(work)
-    target, block = listed.list, listed.property
+    """Take out the innermost element that was made for our regions, and what else in it is ours alone."""
+    target, taken = listed.list, "list"
+    block = listed.property
     if container == "block" and block is not None and _is_as_ours(block):
-        target = block
-        parent = block.parent
-        about = {(RDF, "about"), ("", "about")}
-        if parent is not None and parent.children == [block] and set(parent.attributes) <= about:
-            target = parent
-    if target is None or target.parent is None:
+        target, taken = block, "block"
+        if block.parent is not None and _holds_only(block.parent, block):
+            target = block.parent
+    if target is None or target.parent is None or target.is_annotated():
         return Spliced(work, container)
+    edits = _Edits(work)
     edits.cut(target)
-    only = target.parent.children == [target]
-    return _finish(edits, target.parent if only else None, "")
+    collapsed = _collapsed(edits, target.parent) if target.parent.children == [target] else None
+    return Spliced(edits.applied(), "", taken, collapsed)
+
+
+def _holds_only(description: Node, block: Node) -> bool:
+    about = {(RDF, "about"), ("", "about")}
+    alone = description.children == [block] and not description.text.strip() and not description.has_notes
+    return alone and set(description.attributes) <= about
 
 
 def _is_as_ours(block: Node) -> bool:
-    """Whether nobody added a field to the Regions structure that we made."""
+    """Whether nobody added a field or a comment to the Regions structure that we made."""
     struct = structure(block)
-    return struct is not None and set(struct.properties) == {
-        (MWG_RS, "AppliedToDimensions"),
-        (MWG_RS, "RegionList"),
-    }
+    fields = {(MWG_RS, "AppliedToDimensions"), (MWG_RS, "RegionList")}
+    return struct is not None and set(struct.properties) == fields and not block.is_annotated()
 
 
-def _finish(edits: _Edits, emptied: Node | None, container: str) -> Spliced:
-    work = edits.applied()
+def _collapsed(edits: _Edits, emptied: Node | None) -> bytes | None:
+    """The edited bytes with an element that lost all its children written as one tag."""
     if emptied is None or emptied.is_collapsed:
-        return Spliced(work, container)
-    inside = edits.data[emptied.inside : emptied.close]
-    start = min(edit[0] for edit in edits.edits)
-    rest = inside[: start - emptied.inside] + inside[max(e[1] for e in edits.edits) - emptied.inside :]
-    if rest:
-        return Spliced(work, container)
-    head, tail = edits.data[: emptied.inside - 1], edits.data[emptied.end :]
-    return Spliced(work, container, head + b"/>" + tail)
+        return None
+    return edits.data[: emptied.inside - 1] + b"/>" + edits.data[emptied.end :]
 
 
 def _append(edits: _Edits, listed: RegionList, add: Sequence[Area], size: Size) -> str:
@@ -186,10 +195,14 @@ def _indent(data: bytes, parent: Node) -> bytes:
 
 def _render(element: Element, indent: bytes, scope: dict[str, str]) -> bytes:
     """The element with the prefixes of its scope; what is not in scope is declared on it."""
-    known = {uri: prefix for prefix, uri in scope.items() if prefix}
-    missing = sorted(uri for uri in element.uris() if uri and uri not in known)
-    prefixes = known | {uri: _PREFERRED[uri] for uri in missing}
-    declared = "".join(f" xmlns:{_PREFERRED[uri]}={quoteattr(uri)}" for uri in missing)
+    prefixes = {uri: prefix for prefix, uri in scope.items() if prefix}
+    declared = ""
+    for uri in sorted(element.uris() - {""} - set(prefixes)):
+        prefix = _PREFERRED[uri]
+        while prefix in scope:
+            prefix += "_"
+        prefixes[uri] = prefix
+        declared += f" xmlns:{prefix}={quoteattr(uri)}"
     return _tags(element, indent.decode(), prefixes, declared).encode()
 
 

@@ -13,6 +13,7 @@ from lxml import etree
 from sidecar_faces.errors import SidecarError
 from sidecar_faces.sidecar.rdf import MWG_RS, RDF
 
+_DIMENSIONS = f"{{{MWG_RS}}}AppliedToDimensions"
 _LIST = f"{{{MWG_RS}}}RegionList"
 _ITEMS = (f"{{{RDF}}}Bag", f"{{{RDF}}}Seq")
 
@@ -39,31 +40,49 @@ def load(work: bytes) -> etree._Element:
 def canonical_without(work: bytes, regions: Collection[int], container: str) -> bytes:
     """Canonical form without the regions of these positions, and without the container named.
 
-    `container` as in `splice.Spliced`: "" keeps it, "list" and "block" leave it out, whatever it holds.
+    `container` as in `splice.Spliced`: "" keeps it, "list" and "block" leave it out. Raises SidecarError where
+    something else than ours would be left out.
     """
     root = load(work)
     lists = [node for node in root.iter(_LIST) if len(node) == 1 and node[0].tag in _ITEMS]
-    if container and lists:
-        _drop(_container(lists[0], container))
-    elif lists:
-        items = lists[0][0].findall(f"{{{RDF}}}li")
-        for index in regions:
-            _drop(items[index])
-    elif regions:
+    if not lists and (container or regions):
         raise SidecarError("lists other regions for one parser than for another")
+    items = lists[0][0].findall(f"{{{RDF}}}li") if lists else []
+    for index in regions:
+        _require_no_notes(items[index])
+        _drop(items[index])
+    if container:
+        if len(lists[0][0]):
+            raise SidecarError("holds regions that are not ours")
+        _drop(_container(lists[0], container))
     return etree.tostring(root.getroottree(), method="c14n", with_comments=True)
 
 
 def _container(region_list: etree._Element, container: str) -> etree._Element:
     if container == "list":
+        _require_no_notes(region_list)
         return region_list
     block = next(region_list.iterancestors(f"{{{MWG_RS}}}Regions"))
+    _require_no_notes(block)
+    if any(node not in (region_list, *block.iter(_DIMENSIONS)) for node in _fields(block)):
+        raise SidecarError("holds something else beside our regions")
     description = block.getparent()
-    alone = description is not None and len(description) == 1
     about = {f"{{{RDF}}}about", "about"}
+    alone = description is not None and len(description) == 1
     if alone and description is not None and {str(key) for key in description.attrib} <= about:
         return description
     return block
+
+
+def _fields(block: etree._Element) -> list[etree._Element]:
+    """The properties of a structure, which may stand in an rdf:Description of its own."""
+    inner = [node for node in block if node.tag == f"{{{RDF}}}Description"]
+    return list(inner[0] if inner else block)
+
+
+def _require_no_notes(node: etree._Element) -> None:
+    if any(not isinstance(inner.tag, str) for inner in node.iter()):
+        raise SidecarError("holds a comment within our regions")
 
 
 def _drop(node: etree._Element) -> None:

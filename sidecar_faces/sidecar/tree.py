@@ -22,6 +22,7 @@ class Node:
 
     `start`: its `<`. `inside`: after its start tag. `close`: its end tag's `<`. `end`: after the element; all
     three are equal for an empty-element tag. `scope`: what the prefixes mean that are declared here or above.
+    `has_notes`: a comment or processing instruction stands directly within.
     """
 
     name: Name
@@ -34,6 +35,11 @@ class Node:
     end: int = 0
     children: list[Node] = field(default_factory=list)
     text: str = ""
+    has_notes: bool = False
+
+    def is_annotated(self) -> bool:
+        """Whether a comment or processing instruction stands anywhere within."""
+        return self.has_notes or any(child.is_annotated() for child in self.children)
 
     @property
     def is_collapsed(self) -> bool:
@@ -43,10 +49,6 @@ class Node:
     def all(self, name: Name) -> list[Node]:
         """Children of this name."""
         return [child for child in self.children if child.name == name]
-
-    def prefix(self, uri: str) -> str | None:
-        """A prefix bound to `uri` here; never the default namespace, which attributes cannot use."""
-        return next((prefix for prefix, bound in self.scope.items() if bound == uri and prefix), None)
 
 
 def tag_end(data: bytes, start: int) -> int:
@@ -96,6 +98,8 @@ class _Builder:
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._text
         self.parser.StartNamespaceDeclHandler = self._declare
+        self.parser.CommentHandler = self._note
+        self.parser.ProcessingInstructionHandler = self._note
         self.parser.StartDoctypeDeclHandler = self._refuse_dtd
 
     def _refuse_dtd(self, *_: object) -> None:
@@ -128,6 +132,10 @@ class _Builder:
         else:
             node.close = self.parser.CurrentByteIndex
             node.end = tag_end(self.data, node.close)
+
+    def _note(self, *_: str) -> None:
+        if self._stack:
+            self._stack[-1].has_notes = True
 
     def _text(self, text: str) -> None:
         self._stack[-1].text += text

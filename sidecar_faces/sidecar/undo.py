@@ -1,0 +1,125 @@
+"""Take back exactly what was written about a photo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sidecar_faces.core.frames import Size
+from sidecar_faces.core.merge import recognise
+from sidecar_faces.errors import SidecarConflictError, SidecarError
+from sidecar_faces.log import printable
+from sidecar_faces.sidecar.commit import ChangedError, Folder, Snapshot
+from sidecar_faces.sidecar.document import digest
+from sidecar_faces.sidecar.landmark_file import LandmarkFile
+from sidecar_faces.sidecar.layout import LANDMARK_SUFFIX, Place, SidecarLayout
+from sidecar_faces.sidecar.read import read_document, read_landmarks, read_place
+
+_MAX_CONFLICTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What was (or with `dry_run` would be) taken back.
+
+    `sidecar_removed`: we had made it, and nobody touched it since. `regions`: taken out of a sidecar that stays.
+    """
+
+    photo: str
+    sidecar: str
+    sidecar_removed: bool
+    regions: int
+    landmark_file: str
+
+
+def undo(photo: str, layout: SidecarLayout, *, dry_run: bool = False) -> Undone | None:
+    """Take out our regions, the landmark file, and a sidecar of ours that nobody touched.
+
+    None where no landmark file tells that anything is ours. Modification times of edited sidecars are new:
+    managers re-read by them. Raises SidecarError, DiskFullError; then the landmark file stays.
+    """
+    for _ in range(_MAX_CONFLICTS):
+        with suppress(ChangedError):
+            return _undo(photo, layout, dry_run=dry_run)
+    raise SidecarConflictError(f"{printable(layout.sidecar(photo).path)}: kept changing; run again.")
+
+
+def _undo(photo: str, layout: SidecarLayout, *, dry_run: bool) -> Undone | None:
+    place, marks = layout.sidecar(photo), layout.landmark_file(photo)
+    marks_snapshot, memory = read_landmarks(marks) if marks else (None, None)
+    if marks is None or marks_snapshot is None or memory is None:
+        return None
+    snapshot = read_place(place)
+    removed, regions = False, 0
+    if (
+        snapshot is not None
+        and is_untouched(memory, place, snapshot)
+        and memory.sidecar
+        and memory.sidecar.created
+    ):
+        removed = True
+        if not dry_run:
+            _remove(place, snapshot)
+    elif snapshot is not None:
+        regions = _take_out(place, snapshot, memory, dry_run=dry_run)
+    if not dry_run:
+        _remove(marks, marks_snapshot)
+    return Undone(photo, place.path, removed, regions, marks.path)
+
+
+def is_untouched(memory: LandmarkFile, place: Place, snapshot: Snapshot) -> bool:
+    """Whether a sidecar is byte for byte what our last edit left."""
+    record = memory.sidecar
+    return (
+        record is not None
+        and record.file_name == os.path.basename(place.path)
+        and digest(snapshot.data) in (record.after, record.pending)
+    )
+
+
+def _take_out(place: Place, snapshot: Snapshot, memory: LandmarkFile, *, dry_run: bool) -> int:
+    document = read_document(place.path, snapshot.data)
+    ours = sorted(recognise(document.regions, memory.known()))
+    if not ours or dry_run:
+        return len(ours)
+    record = memory.sidecar
+    container, before = (record.container, record.before) if record else ("", "")
+    try:
+        edited = document.edit(ours, (), Size(1, 1), container, before)
+    except SidecarError as error:
+        raise SidecarError(f"{printable(place.path)}: {error}; it was left as it is.") from error
+    folder, name = os.path.split(place.path)
+    with Folder(folder, place.within) as opened:
+        opened.write(name, edited.data, snapshot)
+        opened.sync()
+    return len(ours)
+
+
+def _remove(place: Place, snapshot: Snapshot) -> None:
+    folder, name = os.path.split(place.path)
+    with Folder(folder, place.within) as opened:
+        opened.remove(name, snapshot)
+        opened.sync()
+
+
+def remembered(layout: SidecarLayout, below: str) -> Iterator[str]:
+    """Photos (absolute paths) that have a landmark file, at or below a path of the library; they may be gone.
+
+    Links to folders are not followed.
+    """
+    place = layout.landmark_file(os.path.join(layout.root, "x"))
+    if place is None:
+        return
+    base = os.path.dirname(place.path)
+    relative = os.path.relpath(below, layout.root)
+    if os.path.isfile(os.path.join(base, relative) + LANDMARK_SUFFIX):
+        yield os.path.normpath(os.path.join(layout.root, relative))
+        return
+    for folder, folders, names in os.walk(os.path.join(base, relative)):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(LANDMARK_SUFFIX) and name != LANDMARK_SUFFIX:
+                found = os.path.relpath(os.path.join(folder, name[: -len(LANDMARK_SUFFIX)]), base)
+                yield os.path.normpath(os.path.join(layout.root, found))
