@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidecar_faces.config import Settings
 from sidecar_faces.core.batching import Batcher
+from sidecar_faces.core.types import FaceResult
 from sidecar_faces.engine.base import EngineSettings, Executor
 from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.passes import canvas_key
 from sidecar_faces.engine.worker import worker_fingerprint
 from sidecar_faces.library.probe import Limits
-from sidecar_faces.pipeline import Infer, Select, Stage, Write, batch_up, remember
+from sidecar_faces.pipeline import Ended, Infer, Select, Stage, Write, batch_up, remember
 from sidecar_faces.sidecar.exiftool import ExifTool
 from sidecar_faces.sidecar.layout import SidecarLayout
 from sidecar_faces.sidecar.writer import SidecarWriter
@@ -52,8 +53,23 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
 
 
 def layout_for(settings: Settings, root: str) -> SidecarLayout:
-    """Where the sidecars and landmark files of a library lie."""
-    return SidecarLayout(root, settings.sidecar_dir, settings.landmarks)
+    """Where the sidecars and landmark files of a library lie.
+
+    With `landmarks = "off"` what is ours is remembered in the state folder, without landmarks: else `undo`
+    could not tell, and what a person removed would come back.
+    """
+    landmarks = settings.landmarks
+    if landmarks == "off":
+        landmarks = str(settings.state_dir / "memory") + root
+    return SidecarLayout(root, settings.sidecar_dir, landmarks)
+
+
+def _without_landmarks(items: Iterator[FaceResult | Ended]) -> Iterator[FaceResult | Ended]:
+    for item in items:
+        if isinstance(item, FaceResult):
+            yield replace(item, faces=tuple(replace(face, landmarks=None) for face in item.faces))
+        else:
+            yield item
 
 
 def stages(
@@ -74,6 +90,7 @@ def stages(
         Select(store, writer, engine.models, Limits(), force=force, restore=restore),
         batch_up(lambda: Batcher(lambda photo: canvas_key(photo.displayed, detail)), stopped),
         Infer(engine.executor, tries),
+        *([_without_landmarks] if settings.landmarks == "off" else []),
         Write(writer, engine.models, tries),
     ]
     return made if dry_run else [*made, remember(store)]

@@ -58,6 +58,10 @@ def test_completion(shell: str) -> None:
 
 
 def test_completion_offers_the_commands() -> None:
-    environment = {"_SIDECAR_FACES_COMPLETE": "bash_complete", "COMP_WORDS": "sidecar-faces re", "COMP_CWORD": "1"}
+    environment = {
+        "_SIDECAR_FACES_COMPLETE": "bash_complete",
+        "COMP_WORDS": "sidecar-faces re",
+        "COMP_CWORD": "1",
+    }
     result = CliRunner().invoke(main, env=environment, prog_name="sidecar-faces")
     assert "plain,rescan" in result.output

@@ -149,7 +149,9 @@ def zoo(tmp_path: Path, portrait: Image.Image, portrait_jpeg: bytes) -> dict[str
     portrait.save(root / "progressive.jpg", progressive=True)
     portrait.save(root / "orientation-9.jpg", exif=exif)
     portrait.convert("L").convert("I;16").point(lambda v: v * 256).save(root / "sixteen.png")
-    expected |= dict.fromkeys(("gray.jpg", "cmyk.jpg", "progressive.jpg", "orientation-9.jpg", "sixteen.png"), ("done", 1))
+    expected |= dict.fromkeys(
+        ("gray.jpg", "cmyk.jpg", "progressive.jpg", "orientation-9.jpg", "sixteen.png"), ("done", 1)
+    )
     for name, dimensions in (("tiny.jpg", (1, 1)), ("line.jpg", (65500, 1)), ("large.jpg", (8000, 6000))):
         Image.new("RGB", dimensions, (90, 90, 90)).save(root / name)
         expected[name] = ("done", 0)
@@ -199,7 +201,8 @@ def xmp(name: str) -> str:
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title><rdf:Alt>'
-        f'<rdf:li xml:lang="x-default">{name}</rdf:li></rdf:Alt></dc:title></rdf:Description></rdf:RDF></x:xmpmeta>'
+        f'<rdf:li xml:lang="x-default">{name}</rdf:li></rdf:Alt></dc:title></rdf:Description>'
+        "</rdf:RDF></x:xmpmeta>"
     )
 
 
@@ -281,11 +284,15 @@ def test_a_read_only_library_with_folders_of_its_own(cli: Cli, library: Path, tm
 
 
 def test_without_landmark_files(cli: Cli, library: Path) -> None:
+    before = Tree.of(library)
     assert cli.json("rescan", "--landmarks", "off", library)["faces"] == 3
     assert not list(library.rglob("*.faces.json"))
     after = Tree.of(library)
     assert cli.json("rescan", "--landmarks", "off", "--force", library)["faces"] == 3
     assert Tree.of(library) == after
+    assert cli.json("inspect", "--landmarks", "off", library / "a.jpg")["regions"][0]["owner"] == "ours"
+    assert cli.json("undo", "--landmarks", "off", library)["sidecars_removed"] == 3
+    assert Tree.of(library) == before
 
 
 def test_wrong_usage(cli: Cli, library: Path) -> None:
