@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -139,15 +140,22 @@ class Select:
             return Ended(candidate.path, outcome, str(error), record=record)
 
 
-def batch_up(make_batcher: Callable[[], Batcher], stopped: Callable[[], bool]) -> Stage:
-    """Group photos by shape; once stopped, photos that wait are left to the next run."""
+def batch_up(
+    make_batcher: Callable[[], Batcher], stopped: Callable[[], bool], linger: float = float("inf")
+) -> Stage:
+    """Group photos by shape; once stopped, photos that wait are left to the next run.
+
+    A group that is not full leaves after `linger` seconds if anything else comes by, or at the end.
+    """
 
     def stage(items: Iterator[Photo | Ended]) -> Iterator[Batch | Ended]:
         batcher = make_batcher()
         for item in items:
+            now = time.monotonic()
+            yield from batcher.overdue(now - linger)
             if isinstance(item, Ended):
                 yield item
-            elif (batch := batcher.add(item)) is not None:
+            elif (batch := batcher.add(item, now)) is not None:
                 yield batch
         if not stopped():
             yield from batcher.flush()

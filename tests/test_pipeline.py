@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sidecar_faces.core.batching import Batcher
-from sidecar_faces.core.frames import StoredBox
+from sidecar_faces.core.frames import Size, StoredBox
 from sidecar_faces.core.types import (
     Batch,
     Face,
@@ -22,6 +22,7 @@ from sidecar_faces.core.types import (
     Failure,
     FailureKind,
     FileSignature,
+    ImageFormat,
     Outcome,
     Photo,
 )
@@ -229,6 +230,19 @@ def test_vanished_photos_are_forgotten_only_while_the_library_is_there(bench: Be
     assert forget_vanished(bench.store, str(bench.root)) == 0
     bench.root.mkdir()
     assert forget_vanished(bench.store, str(bench.root)) == 0
+
+
+def test_a_photo_that_lingers_leaves_when_anything_comes_by() -> None:
+    photos = [Photo(f"/{n}", FileSignature(1, 1), ImageFormat.JPEG, Size(n, 1), 1) for n in (1, 2)]
+    ended = Ended("/x", Outcome.UNCHANGED)
+    stage = batch_up(lambda: Batcher(lambda p: p.stored, 8), lambda: False, linger=0)
+    assert list(stage(iter([photos[0], ended, photos[1]]))) == [
+        Batch((photos[0],)),
+        ended,
+        Batch((photos[1],)),
+    ]
+    patient = batch_up(lambda: Batcher(lambda p: p.stored, 8), lambda: False)
+    assert next(patient(iter([photos[0], ended]))) == ended
 
 
 def test_what_waits_for_a_batch_is_left_when_stopped() -> None:

@@ -80,6 +80,37 @@ class Schedule(Generic[K]):
             yield key
 
 
+class Debounce(Generic[K]):
+    """Keys that are due `quiet` seconds after their last touch, at the latest `longest` after their first."""
+
+    def __init__(self, quiet: float, longest: float) -> None:
+        self._quiet = quiet
+        self._longest = longest
+        self._first: dict[K, float] = {}
+        self._schedule: Schedule[K] = Schedule()
+
+    def touch(self, key: K, now: float) -> None:
+        """Something happened to a key."""
+        first = self._first.setdefault(key, now)
+        self._schedule.set(key, min(now + self._quiet, max(now, first + self._longest)))
+
+    def clear(self) -> None:
+        """Forget all keys."""
+        self._first.clear()
+        self._schedule = Schedule()
+
+    def next(self) -> float | None:
+        """When the first key is due."""
+        return self._schedule.next()
+
+    def pop(self, now: float) -> K | None:
+        """Take out the key that has been due for longest; None where none is due."""
+        key = next(self._schedule.due(now), None)
+        if key is not None:
+            del self._first[key]
+        return key
+
+
 @dataclass(slots=True)
 class _Waiting:
     first: float

@@ -31,3 +31,20 @@ def test_every_photo_leaves_once_with_its_shape(widths: list[int], size: int, wa
     )
     assert all(len({p.stored for p in b.photos}) == 1 for b in batches)
     assert all(len(b.photos) <= size for b in batches)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), max_size=100), st.integers(1, 10))
+def test_no_photo_lingers(arrivals: list[tuple[int, int]], linger: int) -> None:
+    batcher = Batcher(lambda p: p.stored, size=8)
+    came: dict[str, int] = {}
+    now = 0
+    for number, (width, pause) in enumerate(arrivals):
+        now += pause
+        overdue = list(batcher.overdue(now - linger))
+        assert all(min(came.pop(p.path) for p in batch.photos) < now - linger for batch in overdue)
+        assert all(time >= now - linger for time in came.values())
+        came[f"/{number}.jpg"] = now
+        if (batch := batcher.add(photo(number, width), now)) is not None:
+            for leaving in batch.photos:
+                del came[leaving.path]
+    assert {p.path for batch in batcher.flush() for p in batch.photos} == set(came)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar_faces.core.settle import End, Schedule, Settling, Timing
+from sidecar_faces.core.settle import Debounce, End, Schedule, Settling, Timing
 from sidecar_faces.core.types import FileSignature
 
 TIMING = Timing(quiet=2, unmarked=10, longest=60, give_up=300)
@@ -206,3 +206,19 @@ def test_a_schedule_does_not_grow_with_every_change() -> None:
     assert len(schedule._heap) < 200
     assert list(schedule.due(9_998)) == []
     assert list(schedule.due(9_999)) == ["a"]
+
+
+def test_a_key_is_due_when_it_is_left_alone_or_after_the_longest_delay() -> None:
+    debounce: Debounce[str] = Debounce(quiet=2, longest=5)
+    for time in (0, 1, 2, 3, 4):
+        debounce.touch("busy", time)
+    debounce.touch("calm", 1)
+    assert debounce.next() == 3
+    assert debounce.pop(2.9) is None
+    assert debounce.pop(4) == "calm"
+    assert debounce.pop(5) == "busy"
+    assert debounce.pop(99) is None
+    debounce.touch("busy", 100)
+    assert debounce.next() == 102
+    debounce.clear()
+    assert debounce.next() is None
