@@ -18,17 +18,29 @@ from training.fpenet.model import CROP
 from training.fpenet.occlude import occlude
 
 STORED = 200.0
+# Degrees from the camera, round the head's axis, beyond which a point is hidden by the head; between the two, unknown.
+HIDDEN, DOUBTFUL = 118.0, 98.0
 
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Everything about N faces, on one device: images (N, 200, 200) uint8, points (N, K, 2), hidden (N, K) -1/0/1, box (N, 4), weight (N,)."""
+    """Everything about N faces, on one device, in the stored crop's pixels; see `dataset`.
+
+    images (N, 200, 200) uint8, points (N, K, 2) without the shift with the yaw, hidden (N, K) -1/0/1, azimuth (N, K)
+    degrees, box (N, 4), weight (N,), axis (N, 2), unit (N,), yaw (N,) radians, depth (N, 1, D, D), shifts (2, 68, 2).
+    """
 
     images: Tensor
     points: Tensor
     hidden: Tensor
+    azimuth: Tensor
     box: Tensor
     weight: Tensor
+    axis: Tensor
+    unit: Tensor
+    yaw: Tensor
+    depth: Tensor
+    shifts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +91,8 @@ def crop_side(box: Tensor, angle: Tensor) -> Tensor:
 def geometry(box: Tensor, d: Dice, c: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Matrix (n, 2, 2) and shift (n, 2) from crop to stored pixels, and the roll (n,) in radians."""
     rad = torch.pi / 180
-    roll = torch.where(d.chance(0.5), d.normal(c["roll_sigma"]), d.uniform(-c["roll_max"], c["roll_max"])) * rad
+    wide = d.uniform(-c["roll_max"], c["roll_max"])
+    roll = torch.where(d.chance(c["roll_wide"]), wide, d.normal(c["roll_sigma"])) * rad
     flipped = d.chance(c["upside_down"])
     roll = torch.where(flipped, roll + torch.pi, roll)
     side = crop_side(box, roll) * c["enlarge"] * d.normal(c["scale"]).exp().clamp(0.75, 1.4)
@@ -92,12 +105,71 @@ def geometry(box: Tensor, d: Dice, c: dict[str, Any]) -> tuple[Tensor, Tensor, T
     return matrix, centre - (matrix @ torch.full((2, 1), CROP / 2.0, device=box.device)).squeeze(2), roll
 
 
-def warp(images: Tensor, matrix: Tensor, shift: Tensor, over: int = 2) -> Tensor:
-    """(n, 1, 80, 80) crops, `over` x `over` samples a pixel; matrix and shift map crop to stored pixels."""
-    n = CROP * over
-    g = (torch.arange(n, device=images.device) + 0.5) / over
-    grid = torch.stack([g.repeat(n), g.repeat_interleave(n)], 1)
-    at = grid @ matrix.transpose(1, 2) + shift[:, None]
+def final_points(faces: Faces, index: Tensor, points: Tensor, turn: Tensor) -> Tensor:
+    """Add the shift with the yaw to the first 68 points of heads that were turned by `turn` (n,) radians."""
+    limit = 0.5**0.5
+    sine = (faces.yaw[index] - turn).sin().clamp(-limit, limit)
+    features = torch.stack([sine.clamp_min(0), (-sine).clamp_min(0)], 1)
+    own = torch.einsum("nf,fpc->npc", features, faces.shifts) * faces.unit[index][:, None, None]
+    axis = faces.axis[index][:, None]
+    normal = torch.stack([-axis[..., 1], axis[..., 0]], 2)
+    moved = points[:, :68] + own[..., :1] * axis + own[..., 1:] * normal
+    return torch.cat([moved, points[:, 68:]], 1)
+
+
+def turned_away(azimuth: Tensor) -> Tensor:
+    """1 where the head itself hides a point, -1 where it may, else 0."""
+    away = azimuth.abs()
+    return torch.where(away > HIDDEN, 1, torch.where(away > DOUBTFUL, -1, 0))
+
+
+def field(faces: Faces, index: Tensor, yaw: Tensor, pitch: Tensor) -> Tensor:
+    """(n, 2, D, D) stored pixels by which the surface moves when the head turns about the middle of its box."""
+    depth = faces.depth[index]
+    cells = depth.shape[-1]
+    g = (torch.arange(cells, device=depth.device) + 0.5) * (STORED / cells)
+    box, axis = faces.box[index], faces.axis[index]
+    at = torch.stack([g.expand(cells, cells), g[:, None].expand(cells, cells)])[None]
+    at = at - ((box[:, :2] + box[:, 2:]) / 2)[:, :, None, None]
+    inside = (at.abs() < ((box[:, 2:] - box[:, :2]) / 2)[:, :, None, None]).all(1, keepdim=True)
+    deep = depth - (depth * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
+    normal = torch.stack([-axis[:, 1], axis[:, 0]], 1)
+    move = torch.zeros_like(at)
+    for way, angle, sign in ((axis, yaw, 1.0), (normal, pitch, -1.0)):
+        way, angle = way[:, :, None, None], angle[:, None, None, None]
+        along = (at * way).sum(1, keepdim=True)
+        move = move + way * (along * (angle.cos() - 1) + sign * deep * angle.sin())
+    return move
+
+
+def sample(move: Tensor, at: Tensor) -> Tensor:
+    """The field (n, 2, D, D) at stored pixels (n, m, 2), as (n, m, 2)."""
+    where = (at * (2 / STORED) - 1)[:, :, None]
+    return F.grid_sample(move, where, padding_mode="border", align_corners=False)[..., 0].transpose(1, 2)
+
+
+def unturn(move: Tensor, at: Tensor, rounds: int = 6) -> Tensor:
+    """Where what is seen at `at` (n, m, 2) lay before the turn, by fixed-point iteration."""
+    source = at
+    for _ in range(rounds):
+        source = at - sample(move, source)
+    return source
+
+
+def grid(n: int, device: torch.device) -> Tensor:
+    """(n * n, 2) x, y in crop pixels of the centres of n x n cells."""
+    g = (torch.arange(n, device=device) + 0.5) * (CROP / n)
+    return torch.stack([g.repeat(n), g.repeat_interleave(n)], 1)
+
+
+def warp(images: Tensor, matrix: Tensor, shift: Tensor, move: Tensor | None = None, over: int = 2) -> Tensor:
+    """(n, 1, 80, 80) crops, `over` x `over` samples a pixel; matrix and shift map crop to stored pixels; `move` see `field`."""
+    n, half = CROP * over, CROP // 2
+    at = grid(n, images.device) @ matrix.transpose(1, 2) + shift[:, None]
+    if move is not None:
+        coarse = grid(half, images.device) @ matrix.transpose(1, 2) + shift[:, None]
+        back = (unturn(move, coarse) - coarse).transpose(1, 2).unflatten(2, (half, half))
+        at = at + F.interpolate(back, (n, n), mode="bilinear").flatten(2).transpose(1, 2)
     at = (at * (2 / STORED) - 1).view(-1, n, n, 2)
     out = F.grid_sample(images, at, mode="bilinear", padding_mode="border", align_corners=False)
     return F.avg_pool2d(out, over) if over > 1 else out
@@ -166,7 +238,8 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 def degrade(x: Tensor, d: Dice, c: dict[str, Any], seed: int) -> Tensor:
     """Sensor noise, low resolution and JPEG. The batch is cut in slices, every other one shrunk to a size of its own."""
-    x = x + d.normal(1.0, 1, CROP, CROP) * (d.uniform(0, 0.07) * d.chance(0.5).float())[:, None, None, None]
+    strength = d.uniform().square() * d.chance(0.5) * c["noise"]
+    x = x + d.normal(1.0, 1, CROP, CROP) * strength[:, None, None, None]
     quality = torch.where(d.chance(0.5), d.uniform(12, 95), torch.full_like(d.uniform(), 99))
     sizes = torch.Generator().manual_seed(seed)
     out = []
@@ -189,13 +262,33 @@ def jigsaw(x: Tensor, which: Tensor, order: Tensor) -> Tensor:
     return torch.where(which[:, None, None, None], mixed, x)
 
 
+def turn(faces: Faces, index: Tensor, d: Dice, c: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn some heads in space: the field, the points (n, K, 2) and hidden (n, K) afterwards, in stored pixels.
+
+    Heads that look away already are turned back rather than on, for what would come into view is not in the picture.
+    """
+    rad = torch.pi / 180
+    on = d.chance(c["turned"])
+    yaw = d.normal(c["turn_sigma"]).clamp(-c["turn_max"], c["turn_max"]) * rad * on
+    pitch = d.normal(c["nod_sigma"]).clamp(-c["turn_max"], c["turn_max"]) * rad * on
+    far = (faces.yaw[index] - yaw).abs() > c["turn_limit"] * rad
+    yaw = torch.where(far & (faces.yaw[index] * yaw < 0), -yaw, yaw)
+    move = field(faces, index, yaw, pitch)
+    points = faces.points[index]
+    points = final_points(faces, index, points + sample(move, points), yaw)
+    away = turned_away(faces.azimuth[index] - yaw[:, None] / rad)
+    hidden = torch.where(away == 1, 1, torch.where((away == -1) & (faces.hidden[index] == 0), -1, faces.hidden[index]))
+    return move, points, hidden
+
+
 def make(faces: Faces, index: Tensor, seed: int, c: dict[str, Any]) -> Crops:
     """The training batch of one step."""
     d = Dice(seed, len(index), index.device)
     matrix, shift, roll = geometry(faces.box[index], d, c)
-    image = warp(faces.images[index][:, None].float() / 255, matrix, shift)
-    points = to_crop(faces.points[index], matrix, shift)
-    image, points, hidden = mirror(image, points, faces.hidden[index], d.chance(0.5))
+    move, points, hidden = turn(faces, index, d, c)
+    image = warp(faces.images[index][:, None].float() / 255, matrix, shift, move)
+    points = to_crop(points, matrix, shift)
+    image, points, hidden = mirror(image, points, hidden, d.chance(0.5))
     image, covered = occlude(image, points, d, c)
     hidden = torch.where(covered > 0.8, 1, torch.where((covered > 0.2) & (hidden == 0), -1, hidden))
     scrambled = d.chance(c["jigsaw"])
@@ -217,5 +310,7 @@ def plain(faces: Faces, index: Tensor, enlarge: float, roll: float = 0.0) -> Cro
     centre = (box[:, :2] + box[:, 2:]) / 2
     shift = centre - (matrix @ torch.full((2, 1), CROP / 2.0, device=box.device)).squeeze(2)
     image = warp(faces.images[index][:, None].float() / 255, matrix, shift).mul(255).round()
-    points = to_crop(faces.points[index], matrix, shift)
-    return Crops(image, points, faces.hidden[index], faces.weight[index][:, None].expand(-1, points.shape[1]))
+    none = torch.zeros_like(angle)
+    points = to_crop(final_points(faces, index, faces.points[index], none), matrix, shift)
+    away = turned_away(faces.azimuth[index])
+    return Crops(image, points, torch.where(away == 0, faces.hidden[index], away), faces.weight[index][:, None].expand(-1, points.shape[1]))

@@ -1,8 +1,11 @@
 """Step 3: join crops and labels into one file, `dataset.npz`, small enough to carry to another machine.
 
-- points (N, 104, 2) in crop pixels (continuous: the crop spans 0..200), from the averaged mesh through `map104.json`
-- hidden (N, 104): 1 occluded, 0 visible, -1 unknown. Turned-away points from the mesh's depth; mouths and lower jaws of
-  masked faces from a small classifier of the lower face, trained on the source folders (masks against none) out of fold
+- points (N, 104, 2) in crop pixels (continuous: the crop spans 0..200), from the averaged mesh through the linear part of
+  `map104.json`; `shifts`, the other part, with axis (N, 2), unit (N,) and yaw (N,), because augmentation turns the heads
+- azimuth (N, 104): degrees from the camera, round the head's axis, at which each point lies; depth (N, 25, 25): the mesh's
+  depth in crop pixels, smoothed and continued beyond the face
+- hidden (N, 104): 1 occluded, 0 visible, -1 unknown: mouths and lower jaws of masked faces, from a small classifier of
+  the lower face, trained on the source folders (masks against none) out of fold
 - fold (N,): 0 train, 1 validation, 2 sources never trained on, 3 unused (bad label, or like a face of an evaluation set)
 - gray JPEG bytes: `blob` (uint8), `start` (N + 1,)
 
@@ -23,13 +26,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from training.fpenet.layout import POINTS
-from training.fpenet.mapping import inter_ocular, read_map
+from training.fpenet.faces import FACE
+from training.fpenet.layout import POINTS, TRAGUS_LEFT, TRAGUS_RIGHT
+from training.fpenet.mapping import Heads, heads, read_map
 from training.fpenet.settings import Settings, load, parser
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
-ALIGNED = 32
+ALIGNED, DEPTH_CELLS = 32, 25
 # Template of (eye, eye, mouth centre) in the aligned thumbnail, as fractions of its side.
 TEMPLATE = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.78]])
 
@@ -65,18 +69,20 @@ def groups(rows: NDArray[np.float32], limit: float) -> Ints:
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def turned_away(points3: Doubles, mesh: Doubles) -> Ints:
-    """(N, 104) hidden by the head itself: the direction from the head's axis to the point faces away from the camera.
+def azimuth(points3: Doubles, mesh: Doubles, h: Heads) -> Doubles:
+    """(N, 104) degrees: 0 faces the camera, 90 lies on the horizon at the image's right, beyond is turned away."""
+    ray = points3 - mesh[:, [TRAGUS_LEFT, TRAGUS_RIGHT]].mean(1, keepdims=True)
+    return np.asarray(np.rad2deg(np.arctan2((ray[..., :2] * h.axis[:, None]).sum(2), -ray[..., 2])))
 
-    Beyond 45 degrees hidden (1), beyond 25 unknown (-1), else visible (0).
-    """
-    axis = mesh[:, [234, 454]].mean(1, keepdims=True)
-    axis[..., 1] = 0
-    ray = points3.copy()
-    ray[..., 1] = 0
-    ray = ray - axis
-    away = ray[..., 2] / np.maximum(np.linalg.norm(ray, axis=-1), 1e-6)
-    return np.where(away > np.sin(np.pi / 4), 1, np.where(away > np.sin(np.deg2rad(25)), -1, 0))
+
+def depth_field(mesh: Doubles, cells: int = DEPTH_CELLS, crop: int = 200) -> Doubles:
+    """(cells, cells) depth of the nearest vertices, smoothed over a cell; beyond the face that of its rim."""
+    step = crop / cells
+    g = (np.arange(cells) + 0.5) * step
+    at = np.stack(np.meshgrid(g, g), -1).reshape(-1, 1, 2)
+    square = np.square(at - mesh[None, :, :2]).sum(2) / (2 * step**2)
+    weight = np.exp(square.min(1, keepdims=True) - square)
+    return np.asarray((weight @ mesh[:, 2] / weight.sum(1)).reshape(cells, cells))
 
 
 def masked(thumbs: NDArray[np.float32], source: NDArray[np.str_], group: Ints, seed: int) -> Doubles:
@@ -165,41 +171,55 @@ def pack(paths: list[Path]) -> tuple[NDArray[np.uint8], Ints]:
     return np.frombuffer(b"".join(data), np.uint8), start.astype(np.int64)
 
 
+def split(s: Settings, thumbs: NDArray[np.float32], source: NDArray[np.str_], rows: Doubles) -> tuple[Ints, Ints]:
+    """Group and fold of every face; look-alikes of evaluation faces are not trained on."""
+    c, unit = s.section("dataset"), similar(thumbs)
+    group = groups(unit, c["duplicate"])
+    fold = folds(source, group, c, s.seed)
+    near = (similar(evaluation_thumbs(s, rows)) @ unit.T).max(0) > c["duplicate"]
+    fold[np.isin(group, group[near]) & (fold < 2)] = 3
+    return group, fold
+
+
+def geometry(mesh: Doubles, rows: Doubles, shifts: Doubles) -> dict[str, NDArray[Any]]:
+    """What the meshes say, as arrays to store."""
+    points3, h = np.einsum("pv,nvc->npc", rows, mesh), heads(mesh)
+    depth = np.stack([depth_field(m) for m in tqdm(mesh, desc="depth")])
+    return {
+        "points": points3[..., :2].astype(np.float32), "azimuth": azimuth(points3, mesh, h).astype(np.float16),
+        "axis": h.axis.astype(np.float32), "unit": h.unit.astype(np.float32), "yaw": h.yaw.astype(np.float32),
+        "shifts": shifts.astype(np.float32), "depth": depth.round().clip(-127, 127).astype(np.int8),
+    }  # fmt: skip
+
+
 def main() -> None:
     """Build `dataset.npz` and print what is in it."""
     s = load(parser(__doc__).parse_args())
-    c, m = s.section("dataset"), read_map()
+    rows, shifts = read_map()
     z = np.load(s.work / "meshes.npz")
-    names, mesh = z["name"], z["mesh"].astype(np.float64)
+    names, geo = z["name"], geometry(z["mesh"].astype(np.float64), rows, shifts)
     table = {r["file"]: r for r in csv.DictReader((s.data / "faces" / "faces.csv").open())}
     source = np.array([table[n]["source"] for n in names])
     box = np.array([[float(table[n][k]) for k in ("x0", "y0", "x1", "y1")] for n in names], np.float32)
-    points3 = np.einsum("pv,nvc->npc", m, mesh)
-    points = points3[..., :2]
     images = (Image.open(s.data / "faces" / n).convert("RGB") for n in names)
-    thumbs = np.stack([aligned(im, p) for im, p in zip(tqdm(images, total=len(names)), points, strict=True)])
-    unit = similar(thumbs)
-    group = groups(unit, c["duplicate"])
-    fold = folds(source, group, c, s.seed)
-    near = (similar(evaluation_thumbs(s, m)) @ unit.T).max(0) > c["duplicate"]
-    fold[np.isin(group, group[near]) & (fold < 2)] = 3
-    relative = z["spread"] / 105
-    fold[(relative > c["max_spread"]) & (fold < 2)] = 3
+    pairs = zip(tqdm(images, total=len(names), desc="thumbnails"), geo["points"].astype(np.float64), strict=True)
+    thumbs = np.stack([aligned(im, p) for im, p in pairs])
+    group, fold = split(s, thumbs, source, rows)
+    relative = z["spread"] / FACE
+    fold[(relative > s.section("dataset")["max_spread"]) & (fold < 2)] = 3
     cover = masked(thumbs, source, group, s.seed)
-    hidden = cover_mouths(turned_away(points3, mesh), cover, source)
+    hidden = cover_mouths(np.zeros((len(names), POINTS), np.int64), cover, source)
     blob, start = pack([s.data / "faces" / n for n in names])
     np.savez_compressed(
-        s.work / "dataset.npz",
-        name=names, source=source, box=box, points=points.astype(np.float32), hidden=hidden.astype(np.int8),
-        fold=fold.astype(np.int8), group=group, spread=relative.astype(np.float32), cover=cover.astype(np.float32),
-        face_px=np.array([float(table[n]["face_px"]) for n in names], np.float32), blob=blob, start=start,
+        s.work / "dataset.npz", **geo,
+        name=names, source=source, box=box, hidden=hidden.astype(np.int8), fold=fold.astype(np.int8), group=group,
+        spread=relative.astype(np.float32), cover=cover.astype(np.float32), blob=blob, start=start,
     )  # fmt: skip
-    report(source, fold, group, hidden, cover, relative, points)
+    report(source, fold, group, np.abs(np.rad2deg(geo["yaw"])), cover, relative)
 
 
-def report(source: Any, fold: Any, group: Any, hidden: Any, cover: Any, spread: Any, points: Any) -> None:
+def report(source: Any, fold: Any, group: Any, yaw: Any, cover: Any, spread: Any) -> None:
     """One line per source."""
-    assert hidden.shape[1] == POINTS
     for name in np.unique(source):
         k = source == name
         counts = np.bincount(fold[k], minlength=4)
@@ -208,7 +228,7 @@ def report(source: Any, fold: Any, group: Any, hidden: Any, cover: Any, spread: 
             "held_out": int(counts[2]), "unused": int(counts[3]), "covered": round(float((cover[k] > 0.75).mean()), 3),
             "unsure": round(float(((cover[k] > 0.15) & (cover[k] <= 0.75)).mean()), 3),
             "spread": np.quantile(spread[k], [0.5, 0.9, 0.99]).round(4).tolist(),
-            "hidden": round(float((hidden[k] == 1).mean()), 3), "eyes": float(np.median(inter_ocular(points[k])).round(1)),
+            "yaw": np.quantile(yaw[k], [0.5, 0.75, 0.9, 0.99]).round(1).tolist(),
         }))  # fmt: skip
     print(len(np.unique(group)), "groups; the largest", int(np.bincount(group).max()))
 

@@ -1,8 +1,8 @@
 """Step 5: write `fpenet104.onnx` and `fpenet80.onnx` from `weights.pt` and check them against PyTorch.
 
 Input `input_face_images` (N, 1, 80, 80) FP32 0..255. Outputs: `conv_keypoints_m80` (N, K, 80, 80) logits, `softargmax`
-(N, K, 2) x, y in crop pixels (continuous, 0..80), `softargmax:1` (N, K) peak of the softmax over the network's 40 x 40
-cells, `visibility` (N, K) probability that the point is visible.
+(N, K, 2) x, y in crop pixels (continuous, 0..80), `softargmax:1` (N, K) the peak of the softmax
+(one pixel of 80 x 80), `visibility` (N, K) probability that the point is visible.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Exported(nn.Module):
         hidden = self.net.occluded(both, coarse)
         maps = flat.reshape(-1, self.points, CELLS, CELLS)
         large = nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
-        return large, both[:, :, :2], p.amax(2), torch.sigmoid(-hidden)
+        return large, both[:, :, :2], p.amax(2) * (CELLS / CROP) ** 2, torch.sigmoid(-hidden)
 
 
 def load_net(s: Settings, weights: Path | None) -> Fpenet:

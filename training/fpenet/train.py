@@ -31,9 +31,13 @@ def read_faces(path: Path, device: torch.device, spread: float) -> tuple[Faces, 
     z = np.load(path)
     blob, start = z["blob"], z["start"]
     images = np.stack([np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes()))) for a, b in zip(start, start[1:])])
-    weight = 1 / (1 + (z["spread"] / spread) ** 2)
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (images, z["points"], z["hidden"].astype(np.int64), z["box"], weight)]
-    return Faces(*tensors), torch.from_numpy(z["fold"].astype(np.int64)).to(device), z["source"].tolist()
+    arrays = {
+        "images": images, "hidden": z["hidden"].astype(np.int64), "azimuth": z["azimuth"].astype(np.float32),
+        "weight": 1 / (1 + (z["spread"] / spread) ** 2), "depth": z["depth"][:, None].astype(np.float32),
+    }  # fmt: skip
+    arrays |= {k: z[k] for k in ("points", "box", "axis", "unit", "yaw", "shifts")}
+    faces = Faces(**{k: torch.from_numpy(np.ascontiguousarray(a)).to(device) for k, a in arrays.items()})
+    return faces, torch.from_numpy(z["fold"].astype(np.int64)).to(device), z["source"].tolist()
 
 
 def wing(error: Tensor, w: float, eps: float) -> Tensor:
@@ -123,10 +127,16 @@ class Run:
         self.opt = torch.optim.AdamW(self.net.parameters(), self.c["lr"], weight_decay=self.c["weight_decay"], fused=self.device.type == "cuda")
         self.ema = Average(self.net, self.c["ema"])
         self.faces, self.fold, _ = read_faces(args.dataset or s.work / "dataset.npz", self.device, self.c["spread"])
-        self.step, self.rows = 0, []
-        self.rows: list[dict[str, Any]]
+        self.train_index = torch.nonzero(self.fold == 0).flatten()
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
         self._resume(args.resume or self.out / "checkpoint.pt")
-        self.forward: Any = torch.compile(self.net) if args.compile else self.net
+        self.terms: Any = torch.compile(self._terms) if args.compile else self._terms
+
+    def _terms(self, image: Tensor, points: Tensor, hidden: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            out = self.net(image)
+        return losses(out, Crops(image, points, hidden, weight), self.c)
 
     def _resume(self, path: Path) -> None:
         if path.exists():
@@ -150,16 +160,13 @@ class Run:
 
     def one(self) -> dict[str, Tensor]:
         """One optimiser step."""
-        train = self.train_index
         g = torch.Generator(self.device).manual_seed(self.seed * 7919 + self.step)
-        index = train[torch.randint(len(train), (self.batch,), generator=g, device=self.device)]
+        index = self.train_index[torch.randint(len(self.train_index), (self.batch,), generator=g, device=self.device)]
         with torch.no_grad():
             batch = make(self.faces, index, self.seed * 104729 + self.step, self.a)
         for group in self.opt.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.c)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            out = self.forward(batch.image)
-        terms = losses(out, batch, self.c)
+        terms: dict[str, Tensor] = self.terms(batch.image, batch.points, batch.hidden, batch.weight)
         loss = terms["wing"] + self.c["heatmap"] * terms["heatmap"] + self.c["visibility"] * terms["visibility"]
         self.opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -181,7 +188,6 @@ class Run:
 
     def train(self, seconds: float) -> None:
         """Until the last step or until the time is up, whichever comes first."""
-        self.train_index = torch.nonzero(self.fold == 0).flatten()
         end, c = time.monotonic() + seconds, self.c
         self.net.train()
         with tqdm(total=self.steps, initial=self.step, mininterval=5, dynamic_ncols=True) as bar:
