@@ -87,9 +87,7 @@ class Folder:
         real, base = os.path.realpath(path), os.path.join(os.path.realpath(within), "")
         if not os.path.join(real, "").startswith(base):
             self.close()
-            raise SidecarError(
-                f"{printable(path)}: a link leads out of {printable(within)}; nothing is written."
-            )
+            raise SidecarError(f"{printable(path)}: a link leads out of {printable(within)}.")
 
     def close(self) -> None:
         os.close(self.fd)
@@ -238,7 +236,7 @@ class Folder:
         return None
 
     def _put_back(self, temp: str, name: str, placed: tuple[int, ...]) -> None:
-        """Exchange until what comes out is what was put there the time before: then the newest save stands."""
+        """Exchange until what comes out is what was put there before it: then the newest save stands."""
         while True:
             going = self._identity(temp)
             try:
@@ -267,7 +265,7 @@ class Folder:
         os.unlink(aside, dir_fd=self.fd)
 
     def _put_aside(self, name: str, expected: Snapshot) -> str:
-        """Take the file out of its place; raises ChangedError where it is not `expected`, which then stands."""
+        """Take the file out of its place. Raises ChangedError where it is not `expected`; then it stands."""
         aside = _aside(name)
         try:
             os.rename(name, aside, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -327,18 +325,18 @@ def _aside(name: str) -> str:
 
 def can_exchange(folder: str) -> bool:
     """Whether the file system of a folder knows RENAME_EXCHANGE, found out with two files of our own."""
-    names = [f".sidecar-faces-{secrets.token_hex(8)}.tmp" for _ in "ab"]
+    one, two = (f".sidecar-faces-{secrets.token_hex(8)}.tmp" for _ in "ab")
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name in names:
+        for name in (one, two):
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd))
-        rename(fd, *names, _EXCHANGE)
+        rename(fd, one, two, _EXCHANGE)
     except OSError:
         return False
     else:
         return True
     finally:
-        for name in names:
+        for name in (one, two):
             with suppress(OSError):
                 os.unlink(name, dir_fd=fd)
         os.close(fd)

@@ -62,10 +62,11 @@ class Document:
         """Take out regions of ours and append others, all else untouched, which is checked.
 
         `size`: stored pixels; `container`: what around our regions is ours; `before`: digest of the content
-        before our first edit, which decides how an element that becomes empty was written. Raises SidecarError.
+        before our first edit, which decides how an element that becomes empty was written.
+        Raises SidecarError.
         """
         container = container if self.listed.items is not None else ""
-        spliced = splice(self.text.work, self.listed, remove, add, size, container)
+        spliced = splice(self.text.work, self.listed, remove, add, size=size, container=container)
         work = spliced.work
         if spliced.collapsed is not None and digest(self.text.encode(spliced.collapsed)) == before:
             work = spliced.collapsed

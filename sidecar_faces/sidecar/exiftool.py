@@ -1,8 +1,8 @@
 """exiftool, kept at a distance: it reads photos through fixed names, and every answer has a deadline.
 
-It only makes the seed of a new sidecar, in a scratch folder. It never sees a path of the library (a newline in
-one injects arguments), never a file that is not a photo by its first bytes, never a configuration file (which is
-a program), and it never writes into a library.
+It only makes the seed of a new sidecar, in a scratch folder. It never sees a path of the library (a newline
+in one injects arguments), never a file that is not a photo by its first bytes, never a configuration file
+(which is a program), and it never writes into a library.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MAGIC = {
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """The child process, and a handle on its exiftool that stays right when process numbers are used again."""
+    """The child process, and a handle on its exiftool that outlives the reuse of process numbers."""
 
     child: subprocess.Popen[bytes]
     tool: int
@@ -56,8 +56,8 @@ class _Running:
 class ExifTool:
     """A context manager; `seed` may be called from any thread, one call at a time.
 
-    `program`: name or path of exiftool. `deadline`: seconds that one answer may take; then exiftool is killed,
-    started again, and ToolFailedError raised.
+    `program`: name or path of exiftool. `deadline`: seconds that one answer may take; then exiftool is
+    killed, ToolFailedError raised, and the next call starts it again.
     """
 
     def __init__(self, program: str = "exiftool", deadline: float = 20.0) -> None:
@@ -94,7 +94,7 @@ class ExifTool:
     def seed(self, photo: str, kind: ImageFormat) -> bytes | None:
         """What a new sidecar of the photo must say: its embedded XMP, then what Exif and IPTC say beyond it.
 
-        None where it says nothing. `tiff:Orientation` is left out: in a sidecar it would override the photo's.
+        None where it says nothing. Without `tiff:Orientation`, which in a sidecar overrides the photo's.
         Raises SidecarError where the photo cannot be read, ToolFailedError, ToolMissingError.
         """
         with self._lock, _opened(photo, kind) as fd:
@@ -107,9 +107,11 @@ class ExifTool:
                     self._clear(target)  # broken packets, and those in several parts: value by value
                     self._call("-tagsfromfile", source, "-xmp:all", target)
                 self._call("-tagsfromfile", source, *MAPPINGS, "-wm", "cg", target)
-                if self._read(target) is not None:
+                seed = self._read(target)
+                if seed and b"Orientation" in seed:
                     self._call("-xmp-tiff:orientation=", target)
-                return self._read(target)
+                    seed = self._read(target)
+                return seed
             finally:
                 self._clear(source, target)
 
@@ -128,9 +130,7 @@ class ExifTool:
             self._answer(running.child, time.monotonic() + self.deadline)
         except (OSError, ValueError) as error:
             self._stop()
-            raise ToolFailedError(
-                f"exiftool did not answer ({error}); it was ended and will be started again."
-            ) from error
+            raise ToolFailedError(f"exiftool did not answer ({error}); run again.") from error
 
     def _started(self) -> _Running:
         if self._running is not None:
@@ -219,7 +219,7 @@ def _opened(photo: str, kind: ImageFormat) -> Iterator[int]:
 
 
 def _is_editable(seed: bytes | None) -> bool:
-    """Whether a packet can be taken as it is: strictly well-formed, whole, and with regions that we can edit."""
+    """Whether a packet can be taken as it is: well-formed, whole, and with regions that we can edit."""
     if seed is None:
         return True
     try:

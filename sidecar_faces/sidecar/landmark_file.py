@@ -47,8 +47,8 @@ class SidecarRecord:
     """What we did to the sidecar.
 
     `created`: it did not exist before. `container`: see `splice.Spliced`. `before`: SHA-256 of the sidecar
-    before our first edit, "" where it is not known. `after`: SHA-256 of what our last edit left; `pending`: of
-    what an edit that was begun will leave, "" once it is done.
+    before our first edit, "" where it is not known. `after`: SHA-256 of what our last edit left; `pending`:
+    of what an edit that was begun will leave, "" once it is done.
     """
 
     file_name: str

@@ -18,9 +18,26 @@ LANDMARK_SUFFIX = ".faces.json"
 
 _STEM_SHARERS = (
     # what a photo `IMG.jpg` may share the sidecar `IMG.xmp` with: raw files, and other pictures
-    "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f "
-    "jpg jpeg jpe png webp tif tiff heic heif avif jxl psd"
-).split()
+    *(
+        "3fr",
+        "arw",
+        "cr2",
+        "cr3",
+        "crw",
+        "dcr",
+        "dng",
+        "erf",
+        "fff",
+        "gpr",
+        "iiq",
+        "k25",
+        "kdc",
+        "mef",
+        "mos",
+    ),
+    *("mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
+    *("jpg", "jpeg", "jpe", "png", "webp", "tif", "tiff", "heic", "heif", "avif", "jxl", "psd"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which XMP property says what an Exif or IPTC value says, after the Metadata Working Group's guidelines 2.0."""
+"""Which XMP property says what an Exif or IPTC value says, after the Metadata Working Group's guidelines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAPPED: tuple[tuple[str, ...], ...] = (
     ("XMP-photoshop:TransmissionReference", "IPTC:OriginalTransmissionReference"),
     ("XMP-photoshop:AuthorsPosition", "IPTC:By-lineTitle"),
     ("XMP-photoshop:Urgency", "IPTC:Urgency"),
-    ("XMP-photoshop:DateCreated", "Composite:DateTimeCreated", "Composite:SubSecDateTimeOriginal", "EXIF:DateTimeOriginal"),
+    ("XMP-photoshop:DateCreated", "Composite:DateTimeCreated", "EXIF:DateTimeOriginal"),
     ("XMP-exif:DateTimeOriginal", "EXIF:DateTimeOriginal", "Composite:SubSecDateTimeOriginal"),
     ("XMP-xmp:CreateDate", "EXIF:CreateDate", "Composite:SubSecCreateDate"),
     ("XMP-xmp:ModifyDate", "EXIF:ModifyDate", "Composite:SubSecModifyDate"),

@@ -1,4 +1,4 @@
-"""What stands about one photo: the regions of its sidecar, whose they are, and the faces of its landmark file."""
+"""What stands about one photo: the regions of its sidecar, whose they are, and its landmark file."""
 
 from __future__ import annotations
 

@@ -43,8 +43,9 @@ class Spliced:
     """The edited working bytes.
 
     `container`: how much around our regions is ours: "" nothing, "list" the RegionList, "block" the whole
-    rdf:Description. `taken`: how much of it went with the last of our regions, in the same words. `collapsed`: the same bytes with the element that became empty written as one tag, None
-    where none became empty; one of the two is what stood there before we added something.
+    rdf:Description. `taken`: how much of it went with the last of our regions, in the same words.
+    `collapsed`: the same bytes with the element that became empty written as one tag, None where none became
+    empty; one of the two is what stood there before we added something.
     """
 
     work: bytes
@@ -80,7 +81,13 @@ class _Edits:
 
 
 def splice(
-    work: bytes, listed: RegionList, remove: Sequence[int], add: Sequence[Area], size: Size, container: str
+    work: bytes,
+    listed: RegionList,
+    remove: Sequence[int],
+    add: Sequence[Area],
+    *,
+    size: Size,
+    container: str,
 ) -> Spliced:
     """Take out the MWG regions with the indexes `remove`, append `add`.
 

@@ -32,7 +32,7 @@ def load(work: bytes) -> etree._Element:
         root = etree.fromstring(work, parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise SidecarError(f"is not well-formed XML: {error}") from error
-    if root.getroottree().docinfo.doctype:
+    if root.getroottree().docinfo.internalDTD is not None:
         raise SidecarError("holds a document type declaration, which XMP does not allow")
     return root
 
@@ -40,8 +40,8 @@ def load(work: bytes) -> etree._Element:
 def canonical_without(work: bytes, regions: Collection[int], container: str) -> bytes:
     """Canonical form without the regions of these positions, and without the container named.
 
-    `container` as in `splice.Spliced`: "" keeps it, "list" and "block" leave it out. Raises SidecarError where
-    something else than ours would be left out.
+    `container` as in `splice.Spliced`: "" keeps it, "list" and "block" leave it out. Raises SidecarError
+    where something else than ours would be left out.
     """
     root = load(work)
     lists = [node for node in root.iter(_LIST) if len(node) == 1 and node[0].tag in _ITEMS]

@@ -24,7 +24,7 @@ _MAX_CONFLICTS = 10
 class Undone:
     """What was (or with `dry_run` would be) taken back.
 
-    `sidecar_removed`: we had made it, and nobody touched it since. `regions`: taken out of a sidecar that stays.
+    `sidecar_removed`: we had made it, and nobody touched it since. `regions`: taken out of one that stays.
     """
 
     photo: str

@@ -1,8 +1,8 @@
 """Merge what was found in a photo into its sidecar; may be killed at any point and run again.
 
 A write is three commits: the landmark file says what is about to happen (faces `pending`), the sidecar is
-exchanged, the landmark file says that it happened. Whatever is killed in between, the next run recognises its own
-regions by the landmark file and goes on.
+exchanged, the landmark file says that it happened. Whatever is killed in between, the next run recognises
+its own regions by the landmark file and goes on.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SidecarWriter:
         raise SidecarConflictError(f"{printable(place.path)}: kept changing while we merged; run again.")
 
     def stamp(self, path: str) -> str:
-        """Changes when the sidecar, the landmark file or their folder's permissions do; reads none of them."""
+        """Changes when the sidecar, the landmark file or their folders' permissions do; reads none."""
         try:
             marks = self.layout.landmark_file(path)
             files = [
@@ -126,7 +126,7 @@ class SidecarWriter:
         return plan.count(FaceState.WRITTEN) + plan.count(FaceState.KEPT)
 
     def _situation(self, result: FaceResult) -> _Situation | None:
-        """Read what stands there and decide; None where there is nothing to say and nothing was said before."""
+        """Read what stands there and decide; None where there is nothing to say, now and before."""
         photo, layout = result.photo, self.layout
         marks = layout.landmark_file(photo.path)
         marks_snapshot, memory = read_landmarks(marks) if marks else (None, None)
@@ -147,7 +147,7 @@ class SidecarWriter:
         )  # fmt: skip
 
     def _seed(self, photo: Photo, others: Sequence[tuple[str, bytes]]) -> bytes:
-        """What a sidecar that does not exist yet must say from the start, since it hides what stands elsewhere."""
+        """What a new sidecar must say from the start, since managers read it instead of what it hides."""
         if others:
             return others[0][1]
         return self.exiftool.seed(photo.path, photo.format) or EMPTY
@@ -260,9 +260,9 @@ def _faces(situation: _Situation) -> tuple[KnownFace, ...]:
 
 
 def _known_face(decision: Decision, face: Face) -> KnownFace:
-    box = StoredBox(*(round(value, 2) for value in (face.box.x, face.box.y, face.box.w, face.box.h)))
+    box = StoredBox(*(round(float(value), 2) for value in (face.box.x, face.box.y, face.box.w, face.box.h)))
     marks = face.landmarks and _rounded(face.landmarks)
-    return KnownFace(decision.id, decision.state, round(face.score, 4), box, decision.area, marks)
+    return KnownFace(decision.id, decision.state, round(float(face.score), 4), box, decision.area, marks)
 
 
 def _rounded(marks: Landmarks) -> Landmarks:
@@ -270,11 +270,11 @@ def _rounded(marks: Landmarks) -> Landmarks:
     return Landmarks(
         layout=marks.layout,
         keypoints=tuple(
-            (round(x, 2), round(y, 2), round(confidence, 4)) for x, y, confidence in marks.keypoints
+            (round(float(x), 2), round(float(y), 2), round(float(c), 4)) for x, y, c in marks.keypoints
         ),
         visibility=tuple(marks.visibility),
-        rotation=round(marks.rotation, 2),
-        center=(round(marks.center[0], 2), round(marks.center[1], 2)),
+        rotation=round(float(marks.rotation), 2),
+        center=(round(float(marks.center[0]), 2), round(float(marks.center[1]), 2)),
     )
 
 
