@@ -52,7 +52,8 @@ class EngineSettings:
     """What the worker needs to know; small and picklable, so that it can cross to a child process.
 
     `min_score` 0..1; `min_face`: shorter side of the smallest face to keep, in stored pixels;
-    `detail`: "fast", "normal" or "fine"; `threads` per worker; `models`: folder with the prepared weights.
+    `detail`: "fast", "normal" or "fine"; `threads` per worker; `models`: folder with the prepared weights;
+    `landmarks`: weights of a landmark network, or empty for the detector's own points.
     """
 
     models: str
@@ -61,6 +62,7 @@ class EngineSettings:
     min_face: int = 12
     detail: str = "normal"
     threads: int = 1
+    landmarks: str = ""
 
 
 class Detector(Protocol):

@@ -1,0 +1,174 @@
+"""One child process that runs a worker: what happens in it, and the handle by which its parent holds it."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+from sidecar_faces.core.types import Batch, FaceResult
+from sidecar_faces.engine.base import EngineSettings, Worker
+from sidecar_faces.errors import ModelError, SidecarFacesError
+
+Results = tuple[FaceResult, ...]
+Factory = Callable[[EngineSettings], Worker]
+"""Makes the worker, in the child; a function or class at the top of a module, so that it can be pickled."""
+
+_START_TIMEOUT_S = 120.0
+_START_TRIES = 3
+_LAST_WORDS_S = 5.0
+"""How long a child whose pipe has ended may take until its exit code is known."""
+_MAX_GROWTH = 1 << 30
+"""Resident bytes, beyond those at its start, from which a child is replaced once its batch is done."""
+_PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class ChildLostError(Exception):
+    """A child died or hung over a batch; the message is a phrase that follows the photo's name."""
+
+
+def main(connection: Connection, settings: EngineSettings, factory: Factory, parent: int) -> None:
+    """Run in the child: make the worker, say so, then answer batch after batch until the pipe ends."""
+    for number in _SIGNALS:  # Ctrl-C reaches the whole group, and systemd stops it; our parent decides
+        signal.signal(number, signal.SIG_IGN)
+    _die_with(parent)
+    try:
+        worker = factory(settings)
+    except SidecarFacesError as error:
+        return connection.send(error)
+    except Exception as error:
+        return connection.send(ModelError(f"The worker cannot start ({error.__class__.__name__}: {error})."))
+    connection.send(_resident())
+    while True:
+        try:
+            batch = connection.recv()
+        except EOFError:
+            return None
+        connection.send((worker.process(batch), _resident()))
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent ends, even in the middle of a batch; elsewhere than on Linux the pipe's end
+    does that, after the batch."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _resident() -> int:
+    """Resident bytes of this process; 0 where that cannot be told."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+class Child:
+    """Runs batches in a child process, which is started when one comes and none runs.
+
+    `deadline`: seconds per batch. Only one thread may call `run`; `end` may be called from any. Linux kills
+    the child when the *thread* that started it ends, so that thread must live as long as the child.
+    """
+
+    def __init__(self, settings: EngineSettings, deadline: float, factory: Factory) -> None:
+        self._settings, self._deadline, self._factory = settings, deadline, factory
+        self._lock = threading.Lock()
+        self._process: SpawnProcess | None = None
+        self._connection: Connection | None = None
+        self._limit = 0
+        self._ended = False
+
+    def run(self, batch: Batch) -> Results:
+        """Raises ChildLostError where the batch kills or hangs the child, ModelError where none can start."""
+        connection = self._hand_over(batch)
+        if not connection.poll(self._deadline):
+            self._stop()
+            raise ChildLostError(f"takes longer than {self._deadline:g} s")
+        try:
+            results, resident = connection.recv()
+        except (EOFError, OSError):
+            raise ChildLostError(f"ends the worker process ({self._stop(_LAST_WORDS_S)})") from None
+        if resident > self._limit:
+            self._stop()
+        return tuple(results)
+
+    def end(self) -> None:
+        """Kill the child for good: whatever is asked of it from now on raises ChildLostError."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _hand_over(self, batch: Batch) -> Connection:
+        """Send the batch to a child that lives; one that died while it was idle is no batch's fault."""
+        for _ in range(_START_TRIES):
+            connection = self._connection or self._start()
+            try:
+                connection.send(batch)
+            except OSError:
+                self._stop()
+            else:
+                return connection
+        raise ModelError("Worker processes keep ending before they are given any work.")
+
+    def _start(self) -> Connection:
+        ended = ""
+        for _ in range(_START_TRIES):
+            connection = self._spawn()
+            try:
+                said = connection.recv() if connection.poll(_START_TIMEOUT_S) else TimeoutError()
+            except (EOFError, OSError):
+                ended = self._stop(_LAST_WORDS_S)
+                continue
+            if isinstance(said, int):
+                self._limit = said + _MAX_GROWTH
+                return connection
+            self._stop()
+            if isinstance(said, SidecarFacesError):
+                raise said
+            ended = f"not ready within {_START_TIMEOUT_S:g} s"
+        raise ModelError(f"The worker process cannot start ({ended}).")
+
+    def _spawn(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=main, args=(theirs, self._settings, self._factory, os.getpid()), daemon=True
+        )
+        with theirs, self._lock:
+            if self._ended:
+                raise ChildLostError("was not finished")
+            resource_tracker.ensure_running()  # a process of its own, which unblocks signals when it starts
+            # the child inherits the mask: a Ctrl-C cannot hit it before it has learned to ignore that
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._process, self._connection = process, ours
+        return ours
+
+    def _stop(self, patience: float = 0) -> str:
+        """End this child, which may take `patience` seconds to do so itself; says how it ended."""
+        process, connection = self._process, self._connection
+        if process is None or connection is None:
+            return ""
+        connection.close()
+        process.join(patience)
+        process.kill()
+        process.join()
+        code = process.exitcode or 0
+        with self._lock:
+            self._process = self._connection = None
+        process.close()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"

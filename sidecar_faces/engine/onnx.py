@@ -1,0 +1,96 @@
+"""ONNX Runtime sessions: opened in one way, and compared with the interface that the code expects."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidecar_faces.engine.base import ModelSpec, TensorSpec
+from sidecar_faces.errors import ModelError
+
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+
+
+class Session:
+    """A model that runs in this process, on the CPU.
+
+    `threads`: how many one inference may use; a worker process has one, as many processes scale better.
+    Memory is bounded by the largest tensors of one inference: shapes vary from photo to photo, and without
+    memory patterns, which would be kept per shape, all of them share one arena. Raises ModelError where the
+    file is absent, no model, or has another interface than `spec`.
+    """
+
+    def __init__(self, path: str, spec: ModelSpec, threads: int = 1) -> None:
+        import onnxruntime  # noqa: PLC0415 - what only asks for fingerprints need not load it
+
+        require_file(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime raises types of its own, one per status code
+            raise ModelError(f"{path}: is not a model that ONNX Runtime can load ({error}).") from None
+        check(spec, interface(self._session, spec.name), path)
+        self._input = spec.inputs[0].name
+        self._outputs = [output.name for output in spec.outputs]
+
+    def __call__(self, tensor: NDArray[np.generic]) -> list[NDArray[Any]]:
+        """The outputs, in the order of the spec, for the one input."""
+        outputs: list[NDArray[Any]] = self._session.run(self._outputs, {self._input: tensor})
+        return outputs
+
+
+def require_file(path: str) -> None:
+    """Raises ModelError, with the way out, where a model file is absent."""
+    if not os.path.isfile(path):
+        raise ModelError(f"{path}: this model is not installed; run `sidecar-faces models install`.")
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256 of a model file. Raises ModelError."""
+    require_file(path)
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: this model cannot be read ({os.strerror(error.errno or 0)}).") from None
+
+
+def interface(session: Any, name: str) -> ModelSpec:
+    """What a session offers, with dynamic axes as -1."""
+    inputs, outputs = (
+        tuple(TensorSpec(v.name, _TYPES.get(v.type, v.type), _shape(v.shape)) for v in values)
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    return ModelSpec(name, inputs, outputs)
+
+
+def _shape(shape: Sequence[int | str | None]) -> tuple[int, ...]:
+    return tuple(axis if isinstance(axis, int) else -1 for axis in shape)
+
+
+def check(wanted: ModelSpec, offered: ModelSpec, where: str) -> None:
+    """Raises ModelError where a model lacks a tensor of ours, or has it in another type or shape."""
+    for wanted_tensors, offered_tensors in (
+        (wanted.inputs, offered.inputs),
+        (wanted.outputs, offered.outputs),
+    ):
+        found = {tensor.name: tensor for tensor in offered_tensors}
+        for tensor in wanted_tensors:
+            other = found.get(tensor.name)
+            if other is None:
+                raise ModelError(f"{where}: is not {wanted.name!r}: it has no tensor {tensor.name!r}.")
+            if other != tensor:
+                raise ModelError(
+                    f"{where}: is not {wanted.name!r}: tensor {tensor.name!r} is {other.dtype} "
+                    f"{list(other.shape)} and not {tensor.dtype} {list(tensor.shape)}."
+                )

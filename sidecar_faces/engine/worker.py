@@ -1,0 +1,120 @@
+"""The worker: photos in, faces out. Pixels never leave it."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from sidecar_faces.core.frames import DisplayedPoints, Floats, StoredBox
+from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, Photo
+from sidecar_faces.engine.base import Detections, Detector, EngineSettings, LandmarkEstimator
+from sidecar_faces.engine.centerface import SPEC, CenterFace
+from sidecar_faces.engine.decode_pillow import decode
+from sidecar_faces.engine.faces import landmarks, stored_box
+from sidecar_faces.engine.onnx import Session, fingerprint
+from sidecar_faces.engine.passes import SUSPECTED
+from sidecar_faces.engine.pyramid import Decode, Pyramid
+from sidecar_faces.engine.search import search
+from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
+
+_GENERATION = 1
+"""Raise it when faces would come out differently although no model and no setting changed."""
+_FIVE_POINTS = "centerface-5"
+_LANDMARK_FACE = 80
+"""Shorter side, in pixels, that a landmark network should have of the smallest face."""
+_LANDMARK_LONG_SIDE = 2560
+"""But no larger is a photo decoded for it."""
+
+
+def worker_fingerprint(settings: EngineSettings) -> str:
+    """What tells results of one engine from those of another; loads no model. Raises ModelError."""
+    detector = fingerprint(_detector_path(settings))[:16]
+    landmarks = fingerprint(settings.landmarks)[:16] if settings.landmarks else _FIVE_POINTS
+    return (
+        f"{_GENERATION} {settings.detector}={detector} landmarks={landmarks} detail={settings.detail} "
+        f"min_score={settings.min_score:g} min_face={settings.min_face}"
+    )
+
+
+def _detector_path(settings: EngineSettings) -> str:
+    return os.path.join(settings.models, f"{settings.detector}.onnx")
+
+
+class LocalWorker:
+    """Runs the models in this process. Raises ModelError where one is absent or altered.
+
+    Photos are taken one after the other, and of each at most one decoded image and one tile's tensors are
+    held: memory is bounded by the largest single photo that the probe lets pass, whatever a batch holds.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        decode: Decode = decode,
+        detector: Detector | None = None,
+        estimator: LandmarkEstimator | None = None,
+    ) -> None:
+        self._settings = settings
+        self._decode = decode
+        self._detector = detector or _open_detector(settings)
+        self._estimator = estimator
+
+    def process(self, batch: Batch) -> tuple[FaceResult, ...]:
+        """One result per photo, in the order of the batch; never raises for a bad photo."""
+        return tuple(self._process(photo) for photo in batch.photos)
+
+    def _process(self, photo: Photo) -> FaceResult:
+        try:
+            return FaceResult(photo, self._faces(photo))
+        except PhotoRefusedError as error:
+            return FaceResult(photo, failure=Failure(FailureKind.REFUSED, str(error)))
+        except PhotoFailedError as error:
+            return FaceResult(photo, failure=Failure(FailureKind.FAILED, str(error)))
+        except Exception as error:  # a photo may break anything; it must not break the batch
+            reason = f"cannot be processed ({error.__class__.__name__}: {error})"
+            return FaceResult(photo, failure=Failure(FailureKind.FAILED, reason))
+
+    def _faces(self, photo: Photo) -> tuple[Face, ...]:
+        pyramid = Pyramid(photo, self._decode)
+        found = search(pyramid, self._detector, self._settings.detail, self._settings.min_score)
+        boxes = [stored_box(photo, box) for box in found.boxes]
+        kept = [(i, box) for i, box in enumerate(boxes) if box is not None and self._is_kept(box)]
+        chosen = [i for i, _ in kept]
+        found = Detections(found.boxes[chosen], found.scores[chosen], found.points[chosen])
+        layout, points = self._points(pyramid, found)
+        return tuple(
+            Face(box, float(score), landmarks(photo, layout, where, confidences))
+            for (_, box), score, (where, confidences) in zip(kept, found.scores, points, strict=True)
+        )
+
+    def _is_kept(self, box: StoredBox) -> bool:
+        return min(box.w, box.h) >= self._settings.min_face
+
+    def _points(
+        self, pyramid: Pyramid, found: Detections
+    ) -> tuple[str, list[tuple[DisplayedPoints, Floats]]]:
+        """The layout, and per face its points in displayed pixels and their confidences."""
+        if self._estimator is None or not found.scores.size:
+            # the detector has no confidence of its own for a point
+            pairs = zip(found.points, found.scores, strict=True)
+            return _FIVE_POINTS, [(DisplayedPoints(p), np.full(len(p), score)) for p, score in pairs]
+        displayed = pyramid.photo.displayed
+        image = pyramid.at_least(_landmark_side(pyramid.photo, found.boxes))
+        scale = np.array([image.shape[1] / displayed.width, image.shape[0] / displayed.height])
+        estimates = self._estimator.estimate(image, found.boxes * np.tile(scale, 2), found.points * scale)
+        placed = [(DisplayedPoints(points / scale), confidences) for points, confidences in estimates]
+        return self._estimator.layout, placed
+
+
+def _open_detector(settings: EngineSettings) -> Detector:
+    path = _detector_path(settings)
+    session = Session(path, SPEC, settings.threads)
+    return CenterFace(session, fingerprint(path), min(SUSPECTED, settings.min_score))
+
+
+def _landmark_side(photo: Photo, boxes: Floats) -> int:
+    """How long a photo must be so that its smallest face has enough pixels, within reason."""
+    long_side = max(photo.displayed.width, photo.displayed.height)
+    smallest = float((boxes[:, 2:] - boxes[:, :2]).min())
+    return min(round(long_side * _LANDMARK_FACE / max(smallest, 1.0)), _LANDMARK_LONG_SIDE)
