@@ -167,8 +167,8 @@ def show(result: dict[str, Any]) -> None:
         largest = f"..{line['largest']}" if line["largest"] < CLASSES[0][1] else "+"
         print(
             f"  side {line['smallest']:3}{largest:5} IoU {line['iou']}  {line['faces']:4} faces  "
-            f"recall {line['recall']:.3f}  precision {line['precision']:.3f}  AP {line['average_precision']:.3f}  "
-            f"({line['found']} found, {line['false']} false)"
+            f"recall {line['recall']:.3f}  precision {line['precision']:.3f}  "
+            f"AP {line['average_precision']:.3f}  ({line['found']} found, {line['false']} false)"
         )
 
 
