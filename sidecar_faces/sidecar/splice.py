@@ -94,29 +94,20 @@ def splice(
     `container` says how much of what stands around the regions was inserted by us before; where no region is
     left in it, it goes too, unless somebody else put something there.
     """
-    everything = bool(remove) and len(remove) == len(listed.elements)
-    if everything and not add and container and listed.list and not _is_annotated_beyond(listed, remove):
-        return _take_container(work, listed, container)
+    everything = bool(remove) and len(remove) == len(listed.elements) and not add
+    if everything and container and (taken := _take_container(work, listed, container)):
+        return taken
     edits = _Edits(work)
     for index in remove:
         edits.cut(listed.elements[index])
     if add:
         container = _append(edits, listed, add, size) or container
-    collapsed = _collapsed(edits, listed.items) if everything and not add else None
+    collapsed = _collapsed(edits, listed.items) if everything else None
     return Spliced(edits.applied(), container, collapsed=collapsed)
 
 
-def _is_annotated_beyond(listed: RegionList, remove: Sequence[int]) -> bool:
-    """Whether somebody put comments between our regions."""
-    ours = {id(listed.elements[index]) for index in remove}
-    items = listed.items
-    return items is not None and (
-        items.has_notes or any(c.is_annotated() for c in items.children if id(c) not in ours)
-    )
-
-
-def _take_container(work: bytes, listed: RegionList, container: str) -> Spliced:
-    """Take out the innermost element that was made for our regions, and what else in it is ours alone."""
+def _take_container(work: bytes, listed: RegionList, container: str) -> Spliced | None:
+    """Take out all that was made for our regions and is still ours alone; None where somebody noted in it."""
     target, taken = listed.list, "list"
     block = listed.property
     if container == "block" and block is not None and _is_as_ours(block):
@@ -124,7 +115,7 @@ def _take_container(work: bytes, listed: RegionList, container: str) -> Spliced:
         if block.parent is not None and _holds_only(block.parent, block):
             target = block.parent
     if target is None or target.parent is None or target.is_annotated():
-        return Spliced(work, container)
+        return None
     edits = _Edits(work)
     edits.cut(target)
     collapsed = _collapsed(edits, target.parent) if target.parent.children == [target] else None

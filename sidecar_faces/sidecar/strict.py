@@ -15,7 +15,7 @@ from sidecar_faces.sidecar.rdf import MWG_RS, RDF
 
 _DIMENSIONS = f"{{{MWG_RS}}}AppliedToDimensions"
 _LIST = f"{{{MWG_RS}}}RegionList"
-_ITEMS = (f"{{{RDF}}}Bag", f"{{{RDF}}}Seq")
+_ITEMS = ([f"{{{RDF}}}Bag"], [f"{{{RDF}}}Seq"])
 
 
 def load(work: bytes) -> etree._Element:
@@ -44,15 +44,16 @@ def canonical_without(work: bytes, regions: Collection[int], container: str) -> 
     where something else than ours would be left out.
     """
     root = load(work)
-    lists = [node for node in root.iter(_LIST) if len(node) == 1 and node[0].tag in _ITEMS]
+    lists = [node for node in root.iter(_LIST) if [inner.tag for inner in _elements(node)] in _ITEMS]
     if not lists and (container or regions):
         raise SidecarError("lists other regions for one parser than for another")
-    items = lists[0][0].findall(f"{{{RDF}}}li") if lists else []
+    items = _elements(lists[0])[0] if lists else root
+    regions_found = items.findall(f"{{{RDF}}}li")
     for index in regions:
-        _require_no_notes(items[index])
-        _drop(items[index])
+        _require_no_notes(regions_found[index])
+        _drop(regions_found[index])
     if container:
-        if len(lists[0][0]):
+        if len(items):
             raise SidecarError("holds regions that are not ours")
         _drop(_container(lists[0], container))
     return etree.tostring(root.getroottree(), method="c14n", with_comments=True)
@@ -78,6 +79,11 @@ def _fields(block: etree._Element) -> list[etree._Element]:
     """The properties of a structure, which may stand in an rdf:Description of its own."""
     inner = [node for node in block if node.tag == f"{{{RDF}}}Description"]
     return list(inner[0] if inner else block)
+
+
+def _elements(node: etree._Element) -> list[etree._Element]:
+    """Children that are elements, not comments or processing instructions."""
+    return [inner for inner in node if isinstance(inner.tag, str)]
 
 
 def _require_no_notes(node: etree._Element) -> None:
