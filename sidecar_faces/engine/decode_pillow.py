@@ -42,8 +42,8 @@ def decode(photo: Photo, *, long_side: int | None) -> Image:
     PhotoFailedError (unreadable, cut off, changed since it was probed) or PhotoRefusedError; the message is a
     phrase that follows the photo's name.
     """
-    with _opened(photo) as file:
-        if photo.format is ImageFormat.JPEG and not _has_end(file):
+    with opened(photo) as file:
+        if photo.format is ImageFormat.JPEG and not has_end(file):
             raise PhotoFailedError("is cut off in its data")
         image = _decode(file, photo, long_side)
     upright = image if photo.format is ImageFormat.TIFF else _upright(image, photo.orientation)
@@ -51,7 +51,7 @@ def decode(photo: Photo, *, long_side: int | None) -> Image:
 
 
 @contextmanager
-def _opened(photo: Photo) -> Iterator[BinaryIO]:
+def opened(photo: Photo) -> Iterator[BinaryIO]:
     """The photo's file, which must be the one that was probed before and after it is read."""
     try:
         fd = os.open(photo.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -132,7 +132,7 @@ def _upright(image: Pillow.Image, orientation: int) -> Pillow.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _has_end(file: BinaryIO) -> bool:
+def has_end(file: BinaryIO) -> bool:
     """Whether a JPEG's compressed data ends by its marker; cut off or padded with zeros, it does not.
 
     libjpeg decodes zeros without complaint. Inside compressed data the marker's two bytes cannot occur;

@@ -66,7 +66,7 @@ class LocalWorker:
 
     def _process(self, photo: Photo) -> FaceResult:
         try:
-            return FaceResult(photo, self._faces(photo))
+            return FaceResult(photo, self.faces(photo))
         except PhotoRefusedError as error:
             return FaceResult(photo, failure=Failure(FailureKind.REFUSED, str(error)))
         except PhotoFailedError as error:
@@ -75,9 +75,15 @@ class LocalWorker:
             reason = f"cannot be processed ({error.__class__.__name__}: {error})"
             return FaceResult(photo, failure=Failure(FailureKind.FAILED, reason))
 
-    def _faces(self, photo: Photo) -> tuple[Face, ...]:
+    def faces(self, photo: Photo) -> tuple[Face, ...]:
+        """The faces of one photo. Raises PhotoFailedError or PhotoRefusedError, and what the models raise."""
         pyramid = Pyramid(photo, self._decode)
         found = search(pyramid, self._detector, self._settings.detail, self._settings.min_score)
+        return self.finish(pyramid, found)
+
+    def finish(self, pyramid: Pyramid, found: Detections) -> tuple[Face, ...]:
+        """What was found in one photo (displayed pixels) as faces, with landmarks. Raises as `faces`."""
+        photo = pyramid.photo
         boxes = [stored_box(photo, box) for box in found.boxes]
         kept = [(i, box) for i, box in enumerate(boxes) if box is not None and self._is_kept(box)]
         chosen = [i for i, _ in kept]
