@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -61,6 +61,38 @@ class Settings(BaseSettings):
     landmarks: str = Field("beside", description="Landmark files: 'beside' the photo, 'off', or a folder.")
     max_tries: int = Field(2, ge=1, le=10, description="Tries before a photo is quarantined.")
     deadline: float = Field(120, gt=0, description="Seconds that a worker may take for one batch.")
+    watch_mode: Literal["auto", "inotify", "polling", "scans"] = Field(
+        "auto", description="Where `watch` hears of changes from; auto: by the file system."
+    )
+    quiet: float = Field(
+        2.0, ge=0.1, le=3600, description="Seconds without a change before a new photo is read."
+    )
+    scan_interval: float = Field(
+        3600, ge=1, description="Seconds between two scans of a library that is watched."
+    )
+    poll_interval: float = Field(
+        30, ge=1, description="The same where changes cannot be heard of (network and FUSE mounts)."
+    )
+    min_free: int = Field(200, ge=0, description="MiB to keep free; `watch` pauses below.")
+    drain: float = Field(60, ge=0, description="Seconds that `watch` may take to finish when told to stop.")
+    rest_after: float = Field(
+        600, ge=1, description="Idle seconds after which `watch` ends its worker processes."
+    )
+    metrics: str = Field(
+        "off", description="Prometheus metrics: 'off', a port on 127.0.0.1, or a file that ends in .prom."
+    )
+    hook_command: tuple[str, ...] = Field(
+        (), description="Program to run with the changed photos on stdin, a NUL after each."
+    )
+    hook_url: str = Field("", description="Address to tell of changed photos; empty: none.")
+    hook_kind: Literal["json", "photoprism", "immich"] = Field(
+        "json", description="What hook_url is: a webhook that takes JSON, or a photo manager."
+    )
+    hook_token: SecretStr = Field(SecretStr(""), description="Access token or API key for hook_url.")
+    hook_map: str = Field(
+        "", description="OURS=THEIRS: how the beginning of paths is called by the manager (in its container)."
+    )
+    hook_interval: float = Field(60, ge=1, description="Seconds between two calls of a hook, at least.")
     state_dir: Path = Field(default_factory=_state_dir, description="State database and locks.")
     models_dir: Path = Field(default_factory=_models_dir, description="Prepared model weights.")
 
@@ -73,6 +105,15 @@ class Settings(BaseSettings):
     @classmethod
     def _landmarks_place(cls, value: str) -> str:
         return value if value in ("beside", "off") else os.path.abspath(os.path.expanduser(value))
+
+    @field_validator("metrics", mode="after")
+    @classmethod
+    def _metrics_place(cls, value: str) -> str:
+        if value == "off" or (value.isdecimal() and 0 < int(value) < 65_536):
+            return value
+        if value.endswith(".prom"):
+            return os.path.abspath(os.path.expanduser(value))
+        raise ValueError("must be 'off', a port number, or a file name that ends in .prom")
 
     @classmethod
     def settings_customise_sources(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from sidecar_faces.library.mounts import TABLE, Mount, mount_at
@@ -45,7 +45,8 @@ class Sentry:
     """Looks at one library now and then; no call of it blocks.
 
     `home`: the mount point that the library lay on before, None if it was never seen. A library whose mount
-    point is nearer to the root than that is unmounted, whatever lies in its folder.
+    point is nearer to the root than that is unmounted, whatever lies in its folder. `looked_at`: when the
+    look began that `sight` comes from.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Sentry:
         self.root = root
         self.home = home
         self.sight = Sight(Presence.UNKNOWN)
+        self.looked_at = float("-inf")
         self._needs_writing = needs_writing
         self._every = every
         self._deadline = deadline
@@ -77,14 +79,19 @@ class Sentry:
                 self._start(now)
             return self.sight
         if self._child.poll() is not None:
-            self.sight = self._take(self._child)
+            self.sight, self.looked_at = self._take(self._child), self._started
             self._child = None
         elif now - self._started >= self._deadline:
             self._child.kill()  # which a hung file system may delay, so that nobody waits for it
             self._hung.append(self._child)
             self._child = None
-            self.sight = Sight(Presence.HUNG, self.sight.resolved, self.sight.mount)
+            self.sight, self.looked_at = replace(self.sight, presence=Presence.HUNG), self._started
         return self.sight
+
+    def hurry(self) -> None:
+        """Let the next poll start a look, however recent the last one is."""
+        if self._child is None:
+            self._started = float("-inf")
 
     def is_here(self) -> bool:
         """Whether the library was there at the last look and its mount still is; cheap, before each write."""

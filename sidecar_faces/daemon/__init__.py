@@ -1,0 +1,1 @@
+"""`watch`: libraries that are kept indexed for months, each on its own."""
