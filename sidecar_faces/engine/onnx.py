@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
 from sidecar_faces.errors import ModelError
 
+CPU = "CPUExecutionProvider"
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 
 
 class Session:
-    """A model that runs in this process, on the CPU.
+    """A model that runs in this process, on the CPU unless other execution `providers` are named.
 
     `threads`: how many one inference may use; a worker process has one, as many processes scale better.
     Memory is bounded by the largest tensors of one inference: shapes vary from photo to photo, and without
@@ -26,7 +27,9 @@ class Session:
     file is absent, no model, or has another interface than `spec`.
     """
 
-    def __init__(self, path: str, spec: ModelSpec, threads: int = 1) -> None:
+    def __init__(
+        self, path: str, spec: ModelSpec, threads: int = 1, providers: Sequence[str] = (CPU,)
+    ) -> None:
         import onnxruntime  # noqa: PLC0415 - what only asks for fingerprints need not load it
 
         require_file(path)
@@ -35,18 +38,16 @@ class Session:
         options.enable_mem_pattern = False
         options.log_severity_level = 3
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = onnxruntime.InferenceSession(path, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime raises types of its own, one per status code
             raise ModelError(f"{path}: is not a model that ONNX Runtime can load ({error}).") from None
         check(spec, interface(self._session, spec.name), path)
         self._input = spec.inputs[0].name
         self._outputs = [output.name for output in spec.outputs]
 
-    def __call__(self, tensor: NDArray[np.generic]) -> list[NDArray[Any]]:
-        """The outputs, in the order of the spec, for the one input."""
-        outputs: list[NDArray[Any]] = self._session.run(self._outputs, {self._input: tensor})
+    def __call__(self, tensor: NDArray[np.generic], only: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """The outputs for the one input: those named, else all, in the order of the spec."""
+        outputs: list[NDArray[Any]] = self._session.run(only or self._outputs, {self._input: tensor})
         return outputs
 
 

@@ -1,0 +1,12 @@
+"""The graph behind `facenet_preprocess`."""
+
+import nvidia.dali
+from nvidia.dali.plugin.triton import autoserialize
+
+from sidecar_faces.engine.dali_graphs import facenet_preprocess
+
+
+@autoserialize
+@nvidia.dali.pipeline_def(batch_size=8, num_threads=4, device_id=0)
+def pipeline():
+    return facenet_preprocess("mixed")

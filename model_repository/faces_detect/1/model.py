@@ -1,0 +1,5 @@
+"""Faces in decoded images of one size."""
+
+from sidecar_faces.serving.models import FacesDetect as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,1 @@
+"""What runs inside a Triton server: the python models of the model repository."""

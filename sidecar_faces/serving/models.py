@@ -1,0 +1,217 @@
+"""The models themselves; `model_repository/*/1/model.py` names each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidecar_faces.core.frames import Size
+from sidecar_faces.core.types import FileSignature, ImageFormat, Photo
+from sidecar_faces.engine import facedetect
+from sidecar_faces.engine.base import Detector, EngineSettings, Image, ModelSpec, TensorSpec
+from sidecar_faces.engine.centerface import SPEC as CENTERFACE
+from sidecar_faces.engine.centerface import CenterFace
+from sidecar_faces.engine.decode_pillow import decode
+from sidecar_faces.engine.encoded import strip, upright
+from sidecar_faces.engine.facedetect import FaceDetect, StandIn
+from sidecar_faces.engine.onnx import CPU, Session
+from sidecar_faces.engine.passes import SUSPECTED
+from sidecar_faces.engine.worker import LocalWorker
+from sidecar_faces.errors import PhotoRefusedError
+from sidecar_faces.serving.backend import Model, Question, Tensors, in_memory, log, remote, stacked
+
+DECODE_LONG_SIDE = 2560
+"""As long as the embedded engine decodes a photo for its landmarks: nothing that it sees is lost."""
+
+
+def _detector(parameters: dict[str, str], min_score: float) -> Detector:
+    """The detector that the model's configuration names, its network asked through the server."""
+    if parameters["detector"] == "facedetect":
+        return FaceDetect(_GridBox(), min_score, parameters.get("preset", "nms"))
+    return _centerface(min_score)
+
+
+def _centerface(min_score: float) -> CenterFace:
+    run = remote("centerface", CENTERFACE.inputs[0].name, [t.name for t in CENTERFACE.outputs])
+    return CenterFace(run, "centerface", min(SUSPECTED, min_score))
+
+
+class _GridBox:
+    fingerprint = "facenet"
+
+    def __init__(self) -> None:
+        self._run = remote("facenet", "input_1", (facedetect.COVERAGE, facedetect.BOXES))
+
+    def run(self, images: NDArray[np.float32]) -> tuple[Any, Any]:
+        coverage, boxes = self._run(images)
+        return coverage, boxes
+
+
+class FacesDetect(Model):
+    """`faces_detect`: (b, h, w, 3) images to boxes, scores and points in their pixels."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        detector = _detector(self.parameters, float(asked.parameters.get("min_score", SUSPECTED)))
+        found = detector.detect(list(asked.tensors["images"]))
+        points = max((part.points.shape[1] for part in found), default=0)
+        return {
+            "boxes": stacked([part.boxes for part in found], (4,)),
+            "scores": stacked([part.scores for part in found], ()),
+            "points": stacked([part.points for part in found], (points, 2)),
+        }
+
+
+class CenterFaceGridBox(Model):
+    """`centerface_gridbox`: stands in for FaceDetect, and says so in the log."""
+
+    def open(self) -> None:
+        """See `Model`."""
+        log(f"{self.config['name']}: CenterFace stands in for {self.parameters['stand_in_for']}")
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        coverage, boxes = StandIn(_centerface(SUSPECTED)).run(asked.tensors["input_1"])
+        return {facedetect.COVERAGE: coverage, facedetect.BOXES: boxes}
+
+
+class FacenetPostprocess(Model):
+    """`facenet_postprocess`: FaceDetect's grid to boxes in pixels of the photo, by the configured preset."""
+
+    def open(self) -> None:
+        """See `Model`."""
+        self._how = facedetect.PRESETS[self.parameters["preset"]]
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        rows = zip(
+            asked.tensors[facedetect.COVERAGE],
+            asked.tensors[facedetect.BOXES],
+            asked.tensors["true_image_size"],
+            strict=True,
+        )
+        found = [
+            facedetect.cluster(
+                *facedetect.decode(coverage, grid, self._how.coverage, Size(int(width), int(height))),
+                self._how,
+            )
+            for coverage, grid, (height, width, _) in rows
+        ]
+        return {
+            "true_boxes": stacked([boxes for boxes, _ in found], (4,)),
+            "true_proba": stacked([scores for _, scores in found], (1,)),
+        }
+
+
+def _size(photo: Photo) -> NDArray[np.int64]:
+    return np.array([[photo.displayed.height, photo.displayed.width, 3]], np.int64)
+
+
+class FacenetPreprocess(Model):
+    """`facenet_preprocess` where there is no DALI: one photo a request."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        (encoded,) = asked.tensors["input_image_data"]
+        with in_memory(encoded) as photo:
+            image = decode(photo, long_side=facedetect.NETWORK.width)
+        return {"input_1": facedetect.stretch(image)[None], "true_image_size": _size(photo)}
+
+
+class FacesHeader(Model):
+    """`faces_header`: what the header says; what is no photo of ours is refused before it meets a decoder."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        (encoded,) = asked.tensors["input_image_data"]
+        with in_memory(encoded) as photo:
+            if photo.format is ImageFormat.TIFF:
+                raise PhotoRefusedError("is a TIFF, which clients decode themselves")
+            data = strip(encoded.tobytes()) if photo.format is ImageFormat.JPEG else encoded
+        ratio = min(1.0, DECODE_LONG_SIDE / max(photo.stored.width, photo.stored.height))
+        size = [max(1, round(side * ratio)) for side in (photo.stored.width, photo.stored.height)]
+        return {
+            "image_data": np.frombuffer(bytes(data), np.uint8)[None],
+            "decode_size": np.array([size], np.int32),
+            "true_image_size": _size(photo),
+            "orientation": np.array([[photo.orientation]], np.int32),
+        }
+
+
+class FacesDecode(Model):
+    """`faces_decode` where there is no DALI: one photo a request; at least as large as asked for."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        (encoded,), (size,) = asked.tensors["image_data"], asked.tensors["decode_size"]
+        with in_memory(encoded) as photo:
+            image = decode(replace(photo, orientation=1), long_side=int(size.max()))
+        return {"images": image[None]}
+
+
+class FacesIndex(Model):
+    """`faces_index`: the embedded engine's passes and landmarks on a photo that is already decoded."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        (image,), (size,), (orientation,) = (asked.tensors[name] for name in self.inputs)
+        settings = EngineSettings(
+            models="",
+            min_score=float(asked.parameters.get("min_score", 0.5)),
+            min_face=int(asked.parameters.get("min_face", 1)),
+            detail=str(asked.parameters.get("detail", "normal")),
+        )
+        turned = upright(image, int(orientation[0]))
+        # upright is all that this photo is: its stored frame is the displayed one
+        displayed = Photo("", FileSignature(0, 0), ImageFormat.JPEG, Size(int(size[1]), int(size[0])), 1)
+        worker = LocalWorker(settings, _Decoded(turned), _detector(self.parameters, settings.min_score))
+        faces = worker.faces(displayed)
+        marks = [face.landmarks for face in faces if face.landmarks is not None]
+        count = max((len(mark.keypoints) for mark in marks), default=0)
+        boxes = [[f.box.x, f.box.y, f.box.x + f.box.w, f.box.y + f.box.h] for f in faces]
+        return {
+            "true_boxes": np.array(boxes, np.float32).reshape(1, -1, 4),
+            "true_proba": np.array([face.score for face in faces], np.float32).reshape(1, -1, 1),
+            "landmarks": np.array([mark.keypoints for mark in marks], np.float32).reshape(1, -1, count, 3),
+            "visibility": np.array([mark.visibility for mark in marks], np.float32).reshape(
+                1, len(marks), -1
+            ),
+        }
+
+
+class _Decoded:
+    """A decoder that has decoded already."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+
+    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:  # noqa: ARG002
+        return self._image
+
+
+class OnnxModel(Model):
+    """A network where there is no onnxruntime backend: `model.onnx` beside this model's `model.py`."""
+
+    def open(self) -> None:
+        """See `Model`."""
+        providers = self.parameters.get("providers", CPU).split(",")
+        path = os.path.join(self.folder, "model.onnx")
+        self._session = Session(path, _spec(self.config), threads=0, providers=providers)
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        (tensor,) = asked.tensors.values()
+        return dict(zip(asked.wanted, self._session(tensor, only=asked.wanted), strict=True))
+
+
+def _spec(config: dict[str, Any]) -> ModelSpec:
+    """The interface of a network as its configuration states it; all tensors are FP32 and batched."""
+    inputs, outputs = (
+        tuple(TensorSpec(t["name"], "float32", (-1, *map(int, t["dims"]))) for t in config[kind])
+        for kind in ("input", "output")
+    )
+    return ModelSpec(config["name"], inputs, outputs)
