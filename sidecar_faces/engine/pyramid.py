@@ -36,7 +36,7 @@ class Pyramid:
         """
         displayed = self.photo.displayed
         needed = min(long_side, max(displayed.width, displayed.height))
-        if self._image is None or max(self._image.shape) < needed:
+        if self._image is None or max(self._image.shape[:2]) < needed:
             self._image = None  # never two of them at once
             self._image = self._decode(self.photo, long_side=long_side)
         return self._image

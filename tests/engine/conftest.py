@@ -1,0 +1,48 @@
+"""The real model, and photos in every disguise."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sidecar_faces.config import load
+from sidecar_faces.core.types import Photo
+from sidecar_faces.engine.base import EngineSettings
+from sidecar_faces.library.probe import Limits, probe
+from sidecar_faces.models import install
+
+MakePhoto = Callable[..., Photo]
+
+
+@pytest.fixture(scope="session")
+def engine() -> EngineSettings:
+    """Settings with the installed models."""
+    folder = load({}).models_dir
+    install(folder)
+    return EngineSettings(str(folder))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> MakePhoto:
+    """`photo(data, name)` writes bytes, or an image with Pillow's options, and probes the file."""
+
+    def make(content: bytes | Image.Image, name: str = "x.jpg", **options: object) -> Photo:
+        path = tmp_path / name
+        if isinstance(content, Image.Image):
+            content.save(path, **options)
+        else:
+            path.write_bytes(content)
+        return probe(str(path), Limits())
+
+    return make
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """An image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
