@@ -18,6 +18,7 @@ from sidecar_faces.cli.rescan import rescan
 from sidecar_faces.cli.show import show
 from sidecar_faces.cli.status import retry, status
 from sidecar_faces.cli.undo import undo
+from sidecar_faces.cli.watch import watch
 from sidecar_faces.errors import ExitCode, SidecarFacesError
 from sidecar_faces.log import configure
 
@@ -51,6 +52,7 @@ def main(ctx: click.Context, *, config_file: Path | None, verbose: bool, log_jso
 
     \b
     sidecar-faces rescan ~/Photos          index a library (again)
+    sidecar-faces watch ~/Photos           keep it indexed
     sidecar-faces show photo.jpg           see what was found
     sidecar-faces undo ~/Photos            take all of it back
 
@@ -62,5 +64,5 @@ def main(ctx: click.Context, *, config_file: Path | None, verbose: bool, log_jso
     ctx.obj = App(config_file)
 
 
-for command in (rescan, show, inspect, status, retry, undo, doctor, config, models, completion):
+for command in (rescan, watch, show, inspect, status, retry, undo, doctor, config, models, completion):
     main.add_command(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 import structlog
@@ -43,11 +43,13 @@ class Daemon:
         *,
         drain: float = 60.0,
         notifier: Notifier | None = None,
+        on_tick: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._libraries = list(libraries)
         self._store = store
         self._drain = drain
         self._notifier = notifier or Notifier()
+        self._on_tick = on_tick
         self._asked = threading.Event()
         self._ending = Ending.STOPPED
         self._reported: dict[str, Status] = {}
@@ -95,6 +97,7 @@ class Daemon:
             self._reported_at = now
             self._report(statuses)
             self._tell(statuses)
+            self._on_tick(now)
         self._ping(now)
 
     def _look(self, library: Library, now: float) -> None:

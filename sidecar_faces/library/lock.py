@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,13 +34,16 @@ class Holder:
 
 
 @contextmanager
-def hold(root: str, folder: Path, command: str) -> Iterator[Holder]:
+def hold(
+    root: str, folder: Path, command: str, resolve: Callable[[str], str] = os.path.realpath
+) -> Iterator[Holder]:
     """Hold the library below `root`; lock files lie in `folder`.
 
+    `resolve` takes links out of a path: who must not hang on a file system passes what it knows already.
     The kernel frees the lock when the process ends, however it ends. Raises LockedError naming the holder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    root = os.path.realpath(root)
+    root = resolve(root)
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:24]
     lock = FileLock(folder / f"{name}.lock", blocking=False)
     card = folder / f"{name}.json"

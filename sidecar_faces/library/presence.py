@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -18,6 +20,9 @@ _LOOK = (
     "find . -mindepth 1 -maxdepth 1 -printf n -quit || exit 3; pwd -P"
 )
 """Prints "w" if the folder is writable, "n" if it is not empty, and its path without links."""
+
+
+_POLL_S = 0.02
 
 
 class Presence(str, Enum):
@@ -139,3 +144,13 @@ class Sentry:
 
     def _is_unmounted(self, mount: Mount) -> bool:
         return self.home is not None and len(mount.point) < len(self.home)
+
+
+def first_sights(roots: Iterable[str], deadline: float = 10.0) -> dict[str, Sight]:
+    """Look at several libraries at once and wait for it, no longer than the deadline for all of them."""
+    sentries = [Sentry(root, needs_writing=False, deadline=deadline) for root in roots]
+    while waiting := [sentry for sentry in sentries if sentry.sight.presence is Presence.UNKNOWN]:
+        for sentry in waiting:
+            sentry.poll(time.monotonic())
+        time.sleep(_POLL_S)
+    return {sentry.root: sentry.sight for sentry in sentries}

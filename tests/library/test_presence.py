@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar_faces.library.presence import Presence, Sentry
+from sidecar_faces.library.presence import Presence, Sentry, first_sights
 
 
 def look(sentry: Sentry, seconds: float = 20) -> Presence:
@@ -124,3 +124,12 @@ def test_a_mount_that_does_not_answer_keeps_nobody(hung: Path) -> None:
         look(sentry)
     assert len(sentry._hung) <= 2
     assert not sentry.is_here()
+
+
+def test_the_first_look_at_all_waits_for_no_hung_mount(hung: Path, root: Path) -> None:
+    (root / "a.jpg").touch()
+    started = time.monotonic()
+    sights = first_sights([str(hung), str(root), str(root / "absent")], deadline=0.5)
+    assert time.monotonic() - started < 5
+    assert [sight.presence for sight in sights.values()] == [Presence.HUNG, Presence.HERE, Presence.MISSING]
+    assert sights[str(root)].resolved == str(root)
