@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -30,7 +31,7 @@ def engine() -> EngineSettings:
 def photo(tmp_path: Path) -> MakePhoto:
     """`photo(data, name)` writes bytes, or an image with Pillow's options, and probes the file."""
 
-    def make(content: bytes | Image.Image, name: str = "x.jpg", **options: object) -> Photo:
+    def make(content: bytes | Image.Image, name: str = "x.jpg", **options: Any) -> Photo:
         path = tmp_path / name
         if isinstance(content, Image.Image):
             content.save(path, **options)
@@ -41,7 +42,7 @@ def photo(tmp_path: Path) -> MakePhoto:
     return make
 
 
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     """An image as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
