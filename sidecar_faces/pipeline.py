@@ -19,9 +19,15 @@ from typing import Any, Protocol
 from sidecar_faces.core.batching import Batcher
 from sidecar_faces.core.types import Batch, FaceResult, Failure, FailureKind, FileSignature, Outcome, Photo
 from sidecar_faces.engine.base import Executor
-from sidecar_faces.errors import DiskFullError, LibraryError, PhotoRefusedError, SidecarFacesError
+from sidecar_faces.errors import (
+    DiskFullError,
+    LibraryError,
+    PhotoRefusedError,
+    SidecarFacesError,
+    ToolMissingError,
+)
 from sidecar_faces.library.probe import Limits, probe
-from sidecar_faces.library.scan import Candidate
+from sidecar_faces.library.scan import Candidate, signature_of
 from sidecar_faces.store import Record, Store
 
 Stage = Callable[[Iterator[Any]], Iterator[Any]]
@@ -165,16 +171,22 @@ def batch_up(
 
 @dataclass(frozen=True, slots=True)
 class Infer:
-    """Hand batches to the executor, a bounded number in flight; try failed photos again, alone."""
+    """Hand batches to the executor, a bounded number in flight; try failed photos again, alone.
+
+    Once `stopped`, what is in flight is finished, and batches that wait are left to the next run.
+    """
 
     executor: Executor
     max_tries: int = 2
+    stopped: Callable[[], bool] = lambda: False
 
     def __call__(self, items: Iterator[Batch | Ended]) -> Iterator[FaceResult | Ended]:
         flying: deque[Any] = deque()
         for item in items:
             if isinstance(item, Ended):
                 yield item
+                continue
+            if self.stopped():
                 continue
             flying.append(self.executor.submit(item))
             while flying and (len(flying) >= self.executor.capacity or flying[0].done()):
@@ -217,8 +229,8 @@ class Write:
             )
         try:
             faces = self.writer.write(result)
-        except DiskFullError:
-            raise
+        except (DiskFullError, ToolMissingError):
+            raise  # no photo's fault: none would fare better
         except SidecarFacesError as error:
             stamp = self.writer.stamp(photo.path)
             return self._end(photo, Outcome.QUARANTINED, str(error), sidecar=stamp)
@@ -228,7 +240,10 @@ class Write:
         self, photo: Photo, outcome: Outcome, reason: str = "", faces: int = 0, sidecar: str = ""
     ) -> Ended:
         tries = self.max_tries if outcome is Outcome.QUARANTINED else 1
-        record = Record(photo.path, photo.signature, self.models, outcome, reason, tries, faces, sidecar)
+        # a failure says nothing about a photo that changed or vanished meanwhile: it is looked at again
+        stands = outcome is Outcome.DONE or signature_of(photo.path) == photo.signature
+        models = self.models if stands else ""
+        record = Record(photo.path, photo.signature, models, outcome, reason, tries, faces, sidecar)
         return Ended(photo.path, outcome, reason, faces, record)
 
 

@@ -26,7 +26,7 @@ from sidecar_faces.core.types import (
     Outcome,
     Photo,
 )
-from sidecar_faces.errors import DiskFullError, SidecarError
+from sidecar_faces.errors import DiskFullError, SidecarError, ToolMissingError
 from sidecar_faces.library.probe import Limits
 from sidecar_faces.library.scan import scan
 from sidecar_faces.pipeline import (
@@ -98,6 +98,7 @@ class Inline:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.on_each: Callable[[Photo], None] = lambda _: None
 
     def submit(self, batch: Batch) -> Future[tuple[FaceResult, ...]]:
         future: Future[tuple[FaceResult, ...]] = Future()
@@ -106,6 +107,7 @@ class Inline:
 
     def _one(self, photo: Photo) -> FaceResult:
         self.seen.append(os.path.basename(photo.path))
+        self.on_each(photo)
         if "bad" in photo.path:
             return FaceResult(photo, failure=Failure(FailureKind.FAILED, "is truncated"))
         if "no" in photo.path:
@@ -214,6 +216,32 @@ def test_a_full_disk_ends_the_run_and_blames_no_photo(bench: Bench) -> None:
     with pytest.raises(DiskFullError):
         bench()
     assert bench.store.counts(str(bench.root))["quarantined"] == 0
+
+
+def test_a_missing_tool_ends_the_run_and_blames_no_photo(bench: Bench) -> None:
+    bench.writer.error = ToolMissingError("exiftool is gone")
+    with pytest.raises(ToolMissingError):
+        bench()
+    assert bench.store.counts(str(bench.root))["quarantined"] == 0
+
+
+def test_a_failure_of_a_photo_that_changed_meanwhile_does_not_count(bench: Bench) -> None:
+    def touch(photo: Photo) -> None:
+        os.utime(photo.path, ns=(1, 1)) if "bad" in photo.path else None
+
+    bench.executor.on_each = touch
+    assert counts(bench()) == (0, 3, 1, 2)
+    bench.executor.seen.clear()
+    assert counts(bench()) == (3, 0, 1, 2)
+    assert "bad.jpg" in bench.executor.seen
+
+
+def test_batches_that_wait_are_left_when_stopped() -> None:
+    ended = Ended("/x", Outcome.UNCHANGED)
+    executor = Inline()
+    photo = Photo("/y", FileSignature(1, 1), ImageFormat.JPEG, Size(4, 3), 1)
+    assert list(Infer(executor, stopped=lambda: True)(iter([Batch((photo,)), ended]))) == [ended]
+    assert executor.seen == []
 
 
 def test_a_lost_store_is_rebuilt_from_landmark_files(bench: Bench) -> None:

@@ -21,6 +21,9 @@ from sidecar_faces.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_WIDE = 10_000
+"""Columns of a table that no terminal shows: nothing wraps."""
+
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 """Progress and messages."""
 
@@ -69,10 +72,12 @@ def emit(data: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout; long values wrap on a terminal and are kept whole in a pipe."""
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _WIDE
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table)
 
 
 def excludes(settings: Settings) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def draw(image: Image.Image, scale: float, marks: Iterable[Mark]) -> Image.Image
         box = [v * scale for v in (mark.box.x, mark.box.y, mark.box.x + mark.box.w, mark.box.y + mark.box.h)]
         canvas.rectangle(box, outline=mark.color, width=unit)
         if mark.points is not None:
-            radius = max(0.7, min(unit * 1.5, (box[2] - box[0]) / 70))
+            radius = max(0.8, min(unit * 3.0, (box[2] - box[0]) / (12 * math.sqrt(len(mark.points)))))
             _points(canvas, mark.points * scale, mark.layout, radius)
         if mark.text:
             _label(canvas, box, mark, font)

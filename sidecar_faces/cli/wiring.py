@@ -89,7 +89,7 @@ def stages(
     made: list[Stage] = [
         Select(store, writer, engine.models, Limits(), force=force, restore=restore),
         batch_up(lambda: Batcher(lambda photo: canvas_key(photo.displayed, detail)), stopped),
-        Infer(engine.executor, tries),
+        Infer(engine.executor, tries, stopped),
         *([_without_landmarks] if settings.landmarks == "off" else []),
         Write(writer, engine.models, tries),
     ]

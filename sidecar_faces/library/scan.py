@@ -85,7 +85,7 @@ def scan(
     default the folder itself. Memory is that of one folder and the stack of folders still to visit.
     """
     if not os.path.isdir(path):
-        yield Candidate(path, _signature(path))
+        yield Candidate(path, signature_of(path))
         return
     stack = [path]
     while stack:
@@ -107,7 +107,7 @@ def scan(
 def _photos(listing: list[os.DirEntry[str]]) -> Iterator[Candidate]:
     for entry in listing:
         if is_photo_name(entry.name) and not _is_folder(entry):
-            yield Candidate(entry.path, _signature(entry.path))
+            yield Candidate(entry.path, signature_of(entry.path))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -117,7 +117,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _signature(path: str) -> FileSignature | None:
+def signature_of(path: str) -> FileSignature | None:
+    """The signature of a file as it is now; None where it cannot be looked at, or is no regular file."""
     try:
         status = os.stat(path)
     except OSError:
