@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     LIBRARY = 7
     SIDECAR = 8
     DISK_FULL = 9
+    ENGINE = 10
     INTERRUPTED = 130
 
 
@@ -49,6 +50,12 @@ class ModelError(SidecarFacesError):
     """A model pack is absent, altered, or has another interface than expected."""
 
     exit_code = ExitCode.MODEL
+
+
+class EngineUnavailableError(SidecarFacesError):
+    """The engine cannot work now, and no photo is to blame: waiting may help."""
+
+    exit_code = ExitCode.ENGINE
 
 
 class LockedError(SidecarFacesError):

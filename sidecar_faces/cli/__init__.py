@@ -58,7 +58,7 @@ def main(ctx: click.Context, *, config_file: Path | None, verbose: bool, log_jso
 
     Settings come from flags, then the environment (SIDECAR_FACES_*), then the TOML file. Exit codes:
     0 all well, 1 some photos or folders had problems, 2 wrong usage, 3 configuration, 4 exiftool,
-    5 models, 6 library locked, 7 library, 8 sidecar, 9 disk full, 130 interrupted.
+    5 models, 6 library locked, 7 library, 8 sidecar, 9 disk full, 10 no Triton server, 130 interrupted.
     """
     configure(verbose=verbose, json=log_json)
     ctx.obj = App(config_file)

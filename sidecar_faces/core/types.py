@@ -87,10 +87,11 @@ class Face:
 
 
 class FailureKind(str, Enum):
-    """Whether trying again can help."""
+    """Whether trying again can help; `unavailable` is the engine's failure, not the photo's."""
 
     REFUSED = "refused"
     FAILED = "failed"
+    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)

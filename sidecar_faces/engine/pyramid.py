@@ -21,13 +21,14 @@ class Decode(Protocol):
 class Pyramid:
     """Decodes a photo once, and again only where more pixels are asked for than it has so far.
 
-    Holds one image, at most a few times what was asked for last: memory does not grow with the photo.
+    It may be given what is decoded already. Holds one image, at most a few times what was asked for last:
+    memory does not grow with the photo.
     """
 
-    def __init__(self, photo: Photo, decode: Decode) -> None:
+    def __init__(self, photo: Photo, decode: Decode, image: Image | None = None) -> None:
         self.photo = photo
         self._decode = decode
-        self._image: Image | None = None
+        self._image = image
 
     def at_least(self, long_side: int) -> Image:
         """The photo, upright, its longer side at least this long, or the photo's own where that is shorter.

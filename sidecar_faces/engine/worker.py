@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from sidecar_faces.engine.onnx import Session, fingerprint
 from sidecar_faces.engine.passes import SUSPECTED
 from sidecar_faces.engine.pyramid import Decode, Pyramid
 from sidecar_faces.engine.search import search
-from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
+from sidecar_faces.errors import EngineUnavailableError, PhotoFailedError, PhotoRefusedError
 
 _GENERATION = 1
 """Raise it when faces would come out differently although no model and no setting changed."""
@@ -41,6 +42,21 @@ def _detector_path(settings: EngineSettings) -> str:
     return os.path.join(settings.models, f"{settings.detector}.onnx")
 
 
+def attempt(photo: Photo, find: Callable[[Photo], tuple[Face, ...]]) -> FaceResult:
+    """What `find` finds in a photo, or why it could not."""
+    try:
+        return FaceResult(photo, find(photo))
+    except PhotoRefusedError as error:
+        return FaceResult(photo, failure=Failure(FailureKind.REFUSED, str(error)))
+    except PhotoFailedError as error:
+        return FaceResult(photo, failure=Failure(FailureKind.FAILED, str(error)))
+    except EngineUnavailableError as error:
+        return FaceResult(photo, failure=Failure(FailureKind.UNAVAILABLE, str(error)))
+    except Exception as error:  # a photo may break anything; it must not break the batch
+        reason = f"cannot be processed ({error.__class__.__name__}: {error})"
+        return FaceResult(photo, failure=Failure(FailureKind.FAILED, reason))
+
+
 class LocalWorker:
     """Runs the models in this process. Raises ModelError where one is absent or altered.
 
@@ -62,18 +78,7 @@ class LocalWorker:
 
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
         """One result per photo, in the order of the batch; never raises for a bad photo."""
-        return tuple(self._process(photo) for photo in batch.photos)
-
-    def _process(self, photo: Photo) -> FaceResult:
-        try:
-            return FaceResult(photo, self.faces(photo))
-        except PhotoRefusedError as error:
-            return FaceResult(photo, failure=Failure(FailureKind.REFUSED, str(error)))
-        except PhotoFailedError as error:
-            return FaceResult(photo, failure=Failure(FailureKind.FAILED, str(error)))
-        except Exception as error:  # a photo may break anything; it must not break the batch
-            reason = f"cannot be processed ({error.__class__.__name__}: {error})"
-            return FaceResult(photo, failure=Failure(FailureKind.FAILED, reason))
+        return tuple(attempt(photo, self.faces) for photo in batch.photos)
 
     def faces(self, photo: Photo) -> tuple[Face, ...]:
         """The faces of one photo. Raises PhotoFailedError or PhotoRefusedError, and what the models raise."""
