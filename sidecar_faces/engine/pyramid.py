@@ -15,7 +15,7 @@ from sidecar_faces.engine.base import Image
 class Decode(Protocol):
     """A decoder; `engine.decode_pillow.decode` says what it promises."""
 
-    def __call__(self, photo: Photo, *, long_side: int | None) -> Image: ...
+    def __call__(self, photo: Photo, /, *, long_side: int | None) -> Image: ...
 
 
 class Pyramid:
