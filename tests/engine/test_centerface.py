@@ -1,4 +1,4 @@
-"""CenterFace: its decoder against a slow one written from the paper, its input, and the real network on real photos."""
+"""CenterFace: its decoder against a slow one, its input, and the real network on real photos."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ def test_an_image_that_is_a_face_everywhere_costs_a_bounded_time() -> None:
     fields = np.zeros((10, side, side), np.float32)
     found = decode(np.ones((side, side), np.float32), fields[:2] - 5, fields[:2], fields, 0.5)
     assert len(found.scores) == 2000
-    endless = decode(
-        np.ones((1, 1), np.float32), np.full((2, 1, 1), 1e9, np.float32), *2 * [fields[:, :1, :1]], 0.5
-    )
+    cell = np.zeros((10, 1, 1), np.float32)
+    endless = decode(np.ones((1, 1), np.float32), cell[:2] + 1e9, cell[:2], cell, 0.5)
     assert np.isfinite(endless.boxes).all()
 
 
@@ -103,7 +102,7 @@ def test_the_portrait_has_one_face_with_its_points_where_they_belong(
     assert found.scores[0] > 0.7
     left, top, right, bottom = found.boxes[0]
     assert 160 < left < 190 < 250 < right < 290
-    assert 50 < top < 90 < 180 < bottom < 220
+    assert 50 < top < 90 < 170 < bottom < 220
     left_eye, right_eye, nose, left_mouth, right_mouth = found.points[0]
     assert left < left_eye[0] < nose[0] < right_eye[0] < right
     assert left_mouth[0] < right_mouth[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,7 +205,7 @@ def test_what_breaks_the_code_itself_fails_alone_too(
 
     (result,) = LocalWorker(engine, broken).process(Batch((photo(portrait),)))
     assert result.failure is not None
-    assert result.failure.reason == "cannot be processed (ZeroDivisionError: at 554)"
+    assert result.failure.reason == "cannot be processed (ZeroDivisionError: at 512)"
 
 
 class Crosses:
@@ -284,7 +285,12 @@ def test_the_fingerprint_changes_with_whatever_changes_results(
     assert base == worker_fingerprint(replace(engine, threads=4))
     weights = tmp_path / "landmarks.onnx"
     weights.write_bytes(b"weights")
-    others = [{"detail": "fine"}, {"min_score": 0.6}, {"min_face": 20}, {"landmarks": str(weights)}]
+    others: list[dict[str, Any]] = [
+        {"detail": "fine"},
+        {"min_score": 0.6},
+        {"min_face": 20},
+        {"landmarks": str(weights)},
+    ]
     assert len({base, *(worker_fingerprint(replace(engine, **other)) for other in others)}) == 5
     (tmp_path / "centerface.onnx").write_bytes(b"other weights")
     assert worker_fingerprint(replace(engine, models=str(tmp_path))) != base
