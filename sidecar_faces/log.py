@@ -40,6 +40,7 @@ def _journal_line(_logger: object, _method: str, event: MutableMapping[str, Any]
 def configure(*, verbose: bool, json: bool) -> None:
     """Send log lines to stderr: plain lines, journal lines under systemd, or JSON objects for a collector."""
     warnings.filterwarnings("ignore", module="PIL")  # on odd metadata; what matters of it is said by us
+    warnings.filterwarnings("ignore", module="watchdog")  # on folders that it watches twice
     time: Any = structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S")
     exception: Any = structlog.processors.format_exc_info
     rendering: list[Any] = [time, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

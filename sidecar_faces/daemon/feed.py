@@ -64,6 +64,7 @@ class Feed:
         self._running: Iterator[Candidate] | None = None
         self._full_since: float | None = None
         self._in_flight: set[str] = set()
+        self._changed_in_flight: set[str] = set()
         self._lock = threading.Lock()
 
     @property
@@ -88,13 +89,18 @@ class Feed:
         """A run was broken off: nothing is in flight, and a scan finds what it left."""
         with self._lock:
             self._in_flight.clear()
+            self._changed_in_flight.clear()
         self._running = self._full_since = None
         self.scan_soon()
 
     def ended(self, path: str) -> None:
-        """A candidate was dealt with."""
+        """A candidate was dealt with; one that changed meanwhile is looked at again."""
         with self._lock:
             self._in_flight.discard(path)
+            changed = path in self._changed_in_flight
+            self._changed_in_flight.discard(path)
+        if changed:
+            self.box.changed(path)
 
     def next_at(self) -> float:
         """When there is something to do without any further hint, in monotonic seconds."""
@@ -153,11 +159,8 @@ class Feed:
         for path in self._settling.due(now):
             signature, _ = _look(path)
             end = end_of(path) if signature is not None else End.UNKNOWN
-            if self._settling.look(path, now, signature, end) and signature is not None:
-                if self._claim(path):
-                    yield Candidate(path, signature)
-                else:  # an older version is still on its way
-                    self._settling.touch(path, now, signature)
+            if self._settling.look(path, now, signature, end) and self._claim(path):
+                yield Candidate(path, signature)
 
     def _scanned(self) -> Iterator[Candidate]:
         """The next candidate of the scan that is running, or its end."""
@@ -192,7 +195,7 @@ class Feed:
     def _accepts(self, candidate: Candidate) -> bool:
         """Whether a scanned file can be taken now; one that may still be written is waited for."""
         path = candidate.path
-        if path in self._settling or path in self._in_flight:
+        if path in self._settling:
             return False
         if candidate.signature is None or self._knowledge.is_known(candidate):
             return True
@@ -209,8 +212,10 @@ class Feed:
         return False
 
     def _claim(self, path: str) -> bool:
+        """Whether it may go now; no while an older version of it is on its way."""
         with self._lock:
             if path in self._in_flight:
+                self._changed_in_flight.add(path)
                 return False
             self._in_flight.add(path)
             return True

@@ -41,10 +41,7 @@ from sidecar_faces.store import Store
 
 log = structlog.get_logger()
 
-_BEAT_S = 10.0
-_CHECK_S = 10.0
 _CLOSE_AFTER_S = 60.0
-_BACKOFF_S = (5.0, 10.0, 30.0, 60.0, 300.0)
 _POLL_SHARE = 20
 """Polling takes at most one part in so many of the time."""
 
@@ -73,6 +70,10 @@ class Options:
     min_free: int = 200 << 20
     max_tries: int = 2
     stall: float = 300.0
+    backoff: tuple[float, ...] = (5.0, 10.0, 30.0, 60.0, 300.0)
+    check_every: float = 10.0
+    look_every: float = 15.0
+    look_deadline: float = 10.0
     written_to: tuple[str, ...] = ()
     writes_beside: bool = True
 
@@ -89,7 +90,13 @@ class Library(threading.Thread):
         super().__init__(name=f"library {printable(root)}", daemon=True)
         self.root = root
         self.progress = time.monotonic()
-        self.sentry = Sentry(root, home=engine.store.home(root), needs_writing=options.writes_beside)
+        self.sentry = Sentry(
+            root,
+            home=engine.store.home(root),
+            needs_writing=options.writes_beside,
+            every=options.look_every,
+            deadline=options.look_deadline,
+        )
         self._engine = engine
         self._options = options
         self._on_written = on_written
@@ -166,7 +173,7 @@ class Library(threading.Thread):
             if presence is not Presence.UNKNOWN:
                 gone = Presence.UNMOUNTED if presence is Presence.HERE else presence
                 self._set(State.OFFLINE, gone.value)
-            self._feed.box.wait(_BEAT_S)
+            self._feed.box.wait(self._options.check_every)
             return
         self._place().check()
         self._keep_watching()
@@ -175,7 +182,7 @@ class Library(threading.Thread):
             self._set(State.IDLE)
             if time.monotonic() - self._worked > _CLOSE_AFTER_S:
                 self._open.close()
-            self._feed.box.wait(min(pause, _BEAT_S))
+            self._feed.box.wait(min(pause, self._options.check_every))
         self._feed.take_hints()
         if self._feed.next_at() <= time.monotonic() and not self._stopping.is_set():
             self._work()
@@ -251,7 +258,7 @@ class Library(threading.Thread):
         """See to it that hints come; a scan follows whenever some may have been lost."""
         now = time.monotonic()
         if self._watcher is not None:
-            if now - self._checked < _CHECK_S:
+            if now - self._checked < self._options.check_every:
                 return
             trouble = self._watcher.trouble()
             if trouble is not None:
@@ -310,12 +317,13 @@ class Library(threading.Thread):
         if self._detail != reason:
             log.error("paused", library=printable(self.root), reason=reason)
         self._set(State.PAUSED, reason)
-        pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        pauses = self._options.backoff
+        pause = pauses[min(self._failures, len(pauses) - 1)]
         self._failures += 1
         until = time.monotonic() + pause
         while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
             self.progress = time.monotonic()
-            self._stopping.wait(min(left, _BEAT_S))
+            self._stopping.wait(min(left, self._options.check_every))
         self._feed.restart()
 
     def _set(self, state: State, detail: str = "") -> None:

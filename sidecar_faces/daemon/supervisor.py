@@ -20,6 +20,7 @@ from sidecar_faces.store import Store
 log = structlog.get_logger()
 
 _TICK_S = 1.0
+_LOOKING_TICK_S = 0.05
 _REPORT_S = 5.0
 
 
@@ -79,8 +80,10 @@ class Daemon:
             version=__version__,
         )
         self._notifier.send(READY="1", STATUS="starting")
-        while not self._asked.wait(_TICK_S):
+        while not self._asked.is_set():
             self._tick(time.monotonic())
+            looking = any(library.sentry.is_looking for library in self._libraries)
+            self._asked.wait(_LOOKING_TICK_S if looking else _TICK_S)
         reloading = self._ending is Ending.RELOAD
         if reloading:
             self._notifier.send(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))

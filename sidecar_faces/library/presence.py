@@ -76,6 +76,10 @@ class Sentry:
         self._started = float("-inf")
         self._hung: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def is_looking(self) -> bool:
+        return self._child is not None
+
     def poll(self, now: float) -> Sight:
         """Start a look where one is due, take in what a look that ended saw; `now` in monotonic seconds."""
         self._hung = [child for child in self._hung if child.poll() is None]
