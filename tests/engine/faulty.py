@@ -1,4 +1,4 @@
-"""A worker that does to its process what a photo's name says: faults that the real one cannot be made to show."""
+"""A worker that does to its process what a photo's name says: faults that the real one does not show."""
 
 from __future__ import annotations
 
