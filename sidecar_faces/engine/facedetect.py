@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Clustering] = {
 
 
 def cell_positions() -> tuple[Floats, Floats]:
-    """x of each column (46,) and y of each row (26,), in network pixels: where a cell's box is counted from."""
+    """x of each column (46,) and y of each row (26,) in network pixels: what a cell's box is counted from."""
     return np.arange(COLUMNS) * STRIDE + _CELL_OFFSET, np.arange(ROWS) * STRIDE + _CELL_OFFSET
 
 

@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, tri
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
 from sidecar_faces.engine.onnx import check
 from sidecar_faces.engine.triton_memory import SharedArea
-from sidecar_faces.errors import ModelError, PhotoFailedError, ToolFailedError
+from sidecar_faces.errors import EngineUnavailableError, ModelError, PhotoFailedError, ToolFailedError
 
 T = TypeVar("T")
 Tensors = Mapping[str, NDArray[Any]]
@@ -31,10 +31,13 @@ _UNLIMITED = 2**31 - 1
 _TRANSIENT = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED", "INTERNAL"}
 )
+_PROBE_TIMEOUT_S = 5.0
+_PATIENCE = 3
+"""A request is not begun again once it has taken this many timeouts."""
 _PROBE = np.zeros((1, 32, 32, 3), np.uint8)
 
 
-class ServerUnavailableError(ToolFailedError):
+class ServerUnavailableError(EngineUnavailableError):
     """No server answers, or what answers is not well; waiting may help, and no photo is to blame."""
 
 
@@ -54,7 +57,7 @@ class TritonSettings:
     """
 
     urls: tuple[str, ...] = ("localhost:8001",)
-    timeout: float = 30.0
+    timeout: float = 20.0
     attempts: int = 6
     tls: bool = False
     tls_ca: str = ""
@@ -62,6 +65,11 @@ class TritonSettings:
     tls_key: str = ""
     token: str = ""
     shared_memory: bool = True
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which a request has surely ended, one way or the other."""
+        return (_PATIENCE + 2) * (self.timeout + _PROBE_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +101,17 @@ class TritonClient:
     def infer(self, request: Request) -> dict[str, NDArray[Any]]:
         """The outputs by name. Raises ServerUnavailableError or RequestFailedError."""
         try:
-            return self._insist(lambda: self._infer(request))
+            return self._insist(lambda: self._infer(request, self._settings.timeout))
         except _TransientError as error:
             if self.is_well():
                 raise RequestFailedError(f"cannot be processed by the server ({error})") from None
-            raise ServerUnavailableError(f"Triton at {self.url} does not answer ({error}).") from None
+            raise self._unavailable(error) from None
 
     def is_well(self) -> bool:
         """Whether a real inference passes: a server whose health is fine may be stuck."""
         request = Request("faces_detect", {"images": _PROBE}, ("scores",))
         try:
-            self._infer(request)
+            self._infer(request, min(self._settings.timeout, _PROBE_TIMEOUT_S))
         except (_TransientError, RequestFailedError):
             self._drop()
             return False
@@ -131,26 +139,32 @@ class TritonClient:
             check(wanted, self.spec(wanted.name), f"Triton at {self.url}, model {wanted.name!r}")
 
     def close(self) -> None:
-        """Close the connection and give shared memory back."""
-        if self._area is not None:
-            self._area.close()
-            self._area = None
+        """Close the connection and let the server give shared memory back."""
+        if self._area is not None and self._client is not None:
+            self._area.close(self._client)
         self._drop()
 
     def _asked(self, question: Callable[[Any], T], model: str) -> T:
         try:
             return self._insist(lambda: _translated(lambda: question(self._connection())))
         except _TransientError as error:
-            raise ServerUnavailableError(f"Triton at {self.url} does not answer ({error}).") from None
+            raise self._unavailable(error) from None
         except RequestFailedError as error:
             raise ModelError(f"Triton at {self.url}: model {model!r}: {error}.") from None
 
+    def _unavailable(self, error: Exception) -> ServerUnavailableError:
+        return ServerUnavailableError(f"Triton at {self.url} does not answer ({error}).")
+
     def _insist(self, action: Callable[[], T]) -> T:
-        """Try again what may pass, at the next address, with growing, jittered pauses."""
+        """Try again what may pass, at the next address, with growing, jittered pauses.
+
+        A server that lets a request time out is asked something easy first: one that is stuck is not waited
+        for.
+        """
         for attempt in stamina.retry_context(
             on=_TransientError,
             attempts=self._settings.attempts,
-            timeout=None,
+            timeout=_PATIENCE * self._settings.timeout,
             wait_initial=0.05,
             wait_max=2,
             wait_jitter=0.2,
@@ -158,16 +172,18 @@ class TritonClient:
             with attempt:
                 try:
                     return action()
-                except _TransientError:
+                except _TransientError as error:
                     self._drop()
                     self._turn += 1
+                    if error.timed_out and not self.is_well():
+                        raise self._unavailable(error) from None
                     raise
         raise AssertionError("stamina raises what the last attempt raised")
 
-    def _infer(self, request: Request) -> dict[str, NDArray[Any]]:
-        return _translated(lambda: self._infer_raw(request))
+    def _infer(self, request: Request, timeout: float) -> dict[str, NDArray[Any]]:
+        return _translated(lambda: self._infer_raw(request, timeout))
 
-    def _infer_raw(self, request: Request) -> dict[str, NDArray[Any]]:
+    def _infer_raw(self, request: Request, timeout: float) -> dict[str, NDArray[Any]]:
         client = self._connection()
         inputs = [
             triton.InferInput(name, value.shape, np_to_triton_dtype(value.dtype))
@@ -184,13 +200,13 @@ class TritonClient:
             inputs,
             outputs=[triton.InferRequestedOutput(name) for name in request.outputs],
             parameters=dict(request.parameters or {}) or None,
-            timeout=int(self._settings.timeout * 1e6),
-            **self._call(),
+            timeout=int(timeout * 1e6),  # or the server goes on with what nobody waits for
+            **self._call(timeout),
         )
         return {name: _output(result, name) for name in request.outputs}
 
-    def _call(self) -> dict[str, Any]:
-        return {"client_timeout": self._settings.timeout, "headers": self._headers()}
+    def _call(self, timeout: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
+        return {"client_timeout": timeout, "headers": self._headers()}
 
     def _headers(self) -> dict[str, str]:
         token = self._settings.token
@@ -227,7 +243,11 @@ _CHANNEL = [
 
 
 class _TransientError(Exception):
-    """May pass by itself."""
+    """May pass by itself. `timed_out`: the server kept us waiting."""
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 def _translated(action: Callable[[], T]) -> T:
@@ -237,7 +257,7 @@ def _translated(action: Callable[[], T]) -> T:
         status = str(error.status() or "").removeprefix("StatusCode.")
         message = f"{status}: {error.message()}" if status else str(error.message())
         if status in _TRANSIENT or not status or "shared memory" in message:
-            raise _TransientError(message) from None
+            raise _TransientError(message, timed_out=status == "DEADLINE_EXCEEDED") from None
         raise RequestFailedError(message) from None
     except (OSError, ValueError) as error:  # a channel closed under us; an answer that is no tensor
         raise _TransientError(str(error)) from None
