@@ -12,7 +12,7 @@ import click
 import structlog
 
 from sidecar_faces.cli.common import App, excludes, outermost, place_options
-from sidecar_faces.cli.wiring import engine_settings, layout_for
+from sidecar_faces.cli.wiring import engine_settings, layout_for, make_executor, without_landmarks
 from sidecar_faces.config import Settings
 from sidecar_faces.core.settle import Timing
 from sidecar_faces.core.types import Photo
@@ -21,7 +21,6 @@ from sidecar_faces.daemon.library import Engine, Library, Options
 from sidecar_faces.daemon.rest import RestingExecutor
 from sidecar_faces.daemon.state import State, Status
 from sidecar_faces.daemon.supervisor import Daemon, Ending
-from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.passes import canvas_key
 from sidecar_faces.engine.worker import worker_fingerprint
 from sidecar_faces.errors import ConfigError
@@ -29,7 +28,7 @@ from sidecar_faces.library.lock import hold
 from sidecar_faces.library.presence import first_sights
 from sidecar_faces.library.watch import Mode
 from sidecar_faces.metrics import Metric, export
-from sidecar_faces.pipeline import Writer
+from sidecar_faces.pipeline import Stage, Writer
 from sidecar_faces.sidecar.exiftool import ExifTool
 from sidecar_faces.sidecar.writer import SidecarWriter
 from sidecar_faces.store import Store
@@ -102,10 +101,9 @@ def _run(settings: Settings, roots: list[str]) -> Ending:
 
 @contextmanager
 def _executor(settings: Settings) -> Iterator[RestingExecutor]:
-    wanted, count = engine_settings(settings), settings.worker_count
     executor = RestingExecutor(
-        lambda: ProcessExecutor(wanted, count, settings.deadline), 2 * count, settings.rest_after
-    )
+        lambda: make_executor(settings), 2 * settings.worker_count, settings.rest_after
+    )  # fmt: skip
     try:
         yield executor
     finally:
@@ -121,7 +119,8 @@ def _engine(settings: Settings, store: Store, executor: RestingExecutor) -> Engi
     def open_writer(root: str) -> AbstractContextManager[Writer]:
         return _writer(settings, root, models)
 
-    return Engine(store, executor, models, shape, open_writer)
+    between: tuple[Stage, ...] = (without_landmarks,) if settings.landmarks == "off" else ()
+    return Engine(store, executor, models, shape, open_writer, between)
 
 
 @contextmanager

@@ -40,15 +40,16 @@ def engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
+def make_executor(settings: Settings) -> Executor:
+    """Where the settings let models run; workers start when the first batch comes."""
+    return ProcessExecutor(engine_settings(settings), settings.worker_count, settings.deadline)
+
+
 @contextmanager
 def open_engine(settings: Settings) -> Iterator[Engine]:
     """Start exiftool and the workers; both end with the block."""
-    wanted = engine_settings(settings)
-    models = worker_fingerprint(wanted)
-    with (
-        ExifTool() as exiftool,
-        closing(ProcessExecutor(wanted, settings.worker_count, settings.deadline)) as executor,
-    ):
+    models = worker_fingerprint(engine_settings(settings))
+    with ExifTool() as exiftool, closing(make_executor(settings)) as executor:
         yield Engine(executor, exiftool, models)
 
 
@@ -64,7 +65,8 @@ def layout_for(settings: Settings, root: str) -> SidecarLayout:
     return SidecarLayout(root, settings.sidecar_dir, landmarks)
 
 
-def _without_landmarks(items: Iterator[FaceResult | Ended]) -> Iterator[FaceResult | Ended]:
+def without_landmarks(items: Iterator[FaceResult | Ended]) -> Iterator[FaceResult | Ended]:
+    """A stage for those who want none."""
     for item in items:
         if isinstance(item, FaceResult):
             yield replace(item, faces=tuple(replace(face, landmarks=None) for face in item.faces))
@@ -90,7 +92,7 @@ def stages(
         Select(store, writer, engine.models, Limits(), force=force, restore=restore),
         batch_up(lambda: Batcher(lambda photo: canvas_key(photo.displayed, detail)), stopped),
         Infer(engine.executor, tries, stopped),
-        *([_without_landmarks] if settings.landmarks == "off" else []),
+        *([without_landmarks] if settings.landmarks == "off" else []),
         Write(writer, engine.models, tries),
     ]
     return made if dry_run else [*made, remember(store)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sidecar_faces.core.types import FaceResult, FileSignature, Outcome
-from sidecar_faces.errors import DiskFullError, ToolMissingError
+from sidecar_faces.errors import DiskFullError
 from sidecar_faces.library.mounts import free_bytes
 from sidecar_faces.library.presence import Sentry
 from sidecar_faces.log import printable
@@ -21,10 +21,6 @@ _POLL_S = 0.1
 
 class OfflineError(Exception):
     """The library went away; what was under way is dropped, and no photo is blamed."""
-
-
-class BlockedError(Exception):
-    """Nothing can be written until somebody mends what the sentence says; no photo is blamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +55,13 @@ class GuardedWriter:
     on_written: Callable[[str], None]
 
     def write(self, result: FaceResult) -> int:
-        """As Writer; raises OfflineError, BlockedError and DiskFullError, too."""
+        """As Writer; raises OfflineError and DiskFullError, too."""
         path = result.photo.path
         if not self.sentry.is_here():
             raise OfflineError(path)
         self.place.check()
         before = self.inner.stamp(path)
-        try:
-            faces = self.inner.write(result)
-        except ToolMissingError as error:
-            raise BlockedError(str(error)) from error
+        faces = self.inner.write(result)
         if self.inner.stamp(path) != before:
             self.on_written(path)
         return faces

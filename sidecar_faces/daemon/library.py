@@ -16,7 +16,7 @@ from sidecar_faces.core.batching import Batcher
 from sidecar_faces.core.settle import Timing
 from sidecar_faces.core.types import Outcome, Photo
 from sidecar_faces.daemon.feed import Feed, Knowledge
-from sidecar_faces.daemon.guard import Blame, BlockedError, GuardedWriter, OfflineError, Place
+from sidecar_faces.daemon.guard import Blame, GuardedWriter, OfflineError, Place
 from sidecar_faces.daemon.state import Counts, State, Status
 from sidecar_faces.engine.base import Executor
 from sidecar_faces.errors import SidecarFacesError
@@ -48,13 +48,18 @@ _POLL_SHARE = 20
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What all libraries share. `open_writer` makes the writer of one library, used by one thread."""
+    """What all libraries share.
+
+    `shape`: photos of the same are one batch. `open_writer` makes the writer of one library, used by one
+    thread. `between`: stages that change results before they are written.
+    """
 
     store: Store
     executor: Executor
     models: str
     shape: Callable[[Photo], Hashable]
     open_writer: Callable[[str], AbstractContextManager[Writer]]
+    between: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ class Library(threading.Thread):
                 self._failures = 0
             except OfflineError:
                 self._feed.restart()
-            except (SidecarFacesError, BlockedError) as error:
+            except SidecarFacesError as error:
                 self._pause(str(error))
             except Exception as error:
                 log.exception("a run broke off", library=printable(self.root))
@@ -214,11 +219,12 @@ class Library(threading.Thread):
             yield candidate
 
     def _stages(self, writer: Writer) -> list[Stage]:
-        engine, options = self._engine, self._options
+        engine, options, stopped = self._engine, self._options, self._stopping.is_set
         return [
             Select(engine.store, writer, engine.models, Limits()),
-            batch_up(partial(Batcher, engine.shape), self._stopping.is_set, options.linger),
-            Infer(engine.executor, options.max_tries),
+            batch_up(partial(Batcher, engine.shape), stopped, options.linger),
+            Infer(engine.executor, options.max_tries, stopped),
+            *engine.between,
             Write(writer, engine.models, options.max_tries),
             Blame(self.sentry),
             remember(engine.store),
