@@ -118,7 +118,9 @@ def _pillow_header(file: BinaryIO, kind: ImageFormat) -> _Header:
     try:
         with Image.open(file, formats=[kind.value]) as image:
             size = Size(*image.size)
-            orientation = _valid_orientation(image.getexif().get(ORIENTATION_TAG, 1))
+            # Pillow's own method for PNG decodes the whole image to look for Exif behind it
+            exif = Image.Image.getexif(image) if kind is ImageFormat.PNG else image.getexif()
+            orientation = _valid_orientation(exif.get(ORIENTATION_TAG, 1))
             if kind is ImageFormat.TIFF and orientation >= 5:
                 size = size.swapped()  # Pillow gives the size of an upright TIFF, and of no other format
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
