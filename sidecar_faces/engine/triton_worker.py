@@ -153,6 +153,8 @@ class ServerSideWorker:
         self._settings, self._connect = settings, connect
         self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="triton")
         self._local = threading.local()
+        self.fallbacks = 0
+        """Photos that the server could not do and we decoded."""
         self._parameters = {
             "detail": settings.detail,
             "min_score": f"{settings.min_score:g}",
@@ -173,8 +175,8 @@ class ServerSideWorker:
         if photo.format is ImageFormat.JPEG:
             try:
                 return self._encoded(photo)
-            except RequestFailedError:
-                pass  # what the server's decoder cannot do, ours may; and if not, it says why
+            except RequestFailedError:  # what the server's decoder cannot do, ours may; if not, it says why
+                self.fallbacks += 1
         detector = TritonDetector(self._client(), self._settings.min_score)
         return LocalWorker(self._settings, decode_pillow.decode, detector).faces(photo)
 

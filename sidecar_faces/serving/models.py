@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -171,16 +172,18 @@ class FacesIndex(Model):
         worker = LocalWorker(settings, _Decoded(turned), _detector(self.parameters, settings.min_score))
         faces = worker.faces(displayed)
         marks = [face.landmarks for face in faces if face.landmarks is not None]
-        count = max((len(mark.keypoints) for mark in marks), default=0)
         boxes = [[f.box.x, f.box.y, f.box.x + f.box.w, f.box.y + f.box.h] for f in faces]
         return {
-            "true_boxes": np.array(boxes, np.float32).reshape(1, -1, 4),
-            "true_proba": np.array([face.score for face in faces], np.float32).reshape(1, -1, 1),
-            "landmarks": np.array([mark.keypoints for mark in marks], np.float32).reshape(1, -1, count, 3),
-            "visibility": np.array([mark.visibility for mark in marks], np.float32).reshape(
-                1, len(marks), -1
-            ),
+            "true_boxes": _table(boxes, 4),
+            "true_proba": _table([[face.score] for face in faces], 1),
+            "landmarks": _table([mark.keypoints for mark in marks], 0, 3),
+            "visibility": _table([mark.visibility for mark in marks], 0),
         }
+
+
+def _table(rows: Sequence[Any], *empty: int) -> NDArray[np.float32]:
+    """(1, n, ...) of n rows; `empty` is the shape of a row where there is none."""
+    return np.array([rows] if rows else np.zeros((1, 0, *empty)), np.float32)
 
 
 class _Decoded:
