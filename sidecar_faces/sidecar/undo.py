@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidecar_faces.core.frames import Size
-from sidecar_faces.core.merge import recognise
+from sidecar_faces.core.merge import FaceState, recognise
 from sidecar_faces.errors import SidecarConflictError, SidecarError
 from sidecar_faces.log import printable
 from sidecar_faces.sidecar.commit import ChangedError, Folder, Snapshot
 from sidecar_faces.sidecar.document import digest
-from sidecar_faces.sidecar.landmark_file import LandmarkFile
+from sidecar_faces.sidecar.landmark_file import LandmarkFile, dump
 from sidecar_faces.sidecar.layout import LANDMARK_SUFFIX, Place, SidecarLayout
 from sidecar_faces.sidecar.read import read_document, read_landmarks, read_place
 
@@ -52,13 +52,11 @@ def _undo(photo: str, layout: SidecarLayout, *, dry_run: bool) -> Undone | None:
     if marks is None or marks_snapshot is None or memory is None:
         return None
     snapshot = read_place(place)
+    if snapshot is not None and not dry_run:
+        marks_snapshot = _announce(marks, marks_snapshot, memory)
+    created = memory.sidecar is not None and memory.sidecar.created
     removed, regions = False, 0
-    if (
-        snapshot is not None
-        and is_untouched(memory, place, snapshot)
-        and memory.sidecar
-        and memory.sidecar.created
-    ):
+    if snapshot is not None and created and is_untouched(memory, place, snapshot):
         removed = True
         if not dry_run:
             _remove(place, snapshot)
@@ -67,6 +65,21 @@ def _undo(photo: str, layout: SidecarLayout, *, dry_run: bool) -> Undone | None:
     if not dry_run:
         _remove(marks, marks_snapshot)
     return Undone(photo, place.path, removed, regions, marks.path)
+
+
+def _announce(marks: Place, snapshot: Snapshot, memory: LandmarkFile) -> Snapshot:
+    """Say that regions are about to go, so that a run after a kill does not take them for rejected."""
+    begun = (
+        face.in_state(FaceState.PENDING) if face.state is FaceState.WRITTEN else face for face in memory.faces
+    )
+    data = dump(replace(memory, faces=tuple(begun)))
+    if data == snapshot.data:
+        return snapshot
+    folder, name = os.path.split(marks.path)
+    with Folder(folder, marks.within) as opened:
+        written = opened.write(name, data, snapshot)
+        opened.sync()
+    return written
 
 
 def is_untouched(memory: LandmarkFile, place: Place, snapshot: Snapshot) -> bool:
