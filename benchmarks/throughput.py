@@ -1,7 +1,7 @@
 """Photos per second, end to end, against decoding alone; memory; and the time to find nothing new.
 
-    python benchmarks/throughput.py                     12-Mpx photos: fast and normal against decode-only
-    python benchmarks/throughput.py --many 100000       a library of small photos: peak memory, unchanged rescan
+    python benchmarks/throughput.py                   12-Mpx photos: fast and normal against decode-only
+    python benchmarks/throughput.py --many 100000     a library of small photos: peak memory, unchanged rescan
 
 Everything runs on copies in a temporary folder, with a state folder of its own. Decode-only and the
 indexing runs alternate within one call, and medians are printed: machines are noisy.
@@ -34,7 +34,7 @@ from sidecar_faces.library.probe import Limits, probe
 
 
 def make_photos(folder: Path, count: int) -> list[str]:
-    """12-Mpx JPEGs of 4 to 5 MB, as cameras write them: upscaled pictures with sensor noise, one face each."""
+    """12-Mpx JPEGs of 4 to 5 MB, as cameras write them: enlarged pictures with sensor noise, one face each."""
     rng = np.random.default_rng(1)
     portrait, scene = Image.fromarray(skimage.data.astronaut()), Image.fromarray(skimage.data.rocket())
     folder.mkdir(parents=True)
@@ -121,7 +121,8 @@ def large(work: Path, count: int, repeats: int, workers: int) -> None:
     for name, values in rates.items():
         ratios = [value / pair for value, pair in zip(values, rates["decode-only"], strict=True)]
         print(
-            f"{name:12} {statistics.median(values):6.1f} photos/s   {statistics.median(ratios):.2f} of decode-only"
+            f"{name:12} {statistics.median(values):6.1f} photos/s   "
+            f"{statistics.median(ratios):.2f} of decode-only"
             f"   (min {min(values):.1f}, max {max(values):.1f})"
         )
     print(f"peak memory of all processes: {memory:.0f} MiB; {count} photos, {repeats} turns, {base:.1f} base")
