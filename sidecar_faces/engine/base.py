@@ -53,7 +53,8 @@ class EngineSettings:
 
     `min_score` 0..1; `min_face`: shorter side of the smallest face to keep, in stored pixels;
     `detail`: "fast", "normal" or "fine"; `threads` per worker; `models`: folder with the prepared weights;
-    `landmarks`: weights of a landmark network, or empty for the detector's own points.
+    `landmarks`: weights of a landmark network, or empty for the detector's own points. `preset`, `color`: how
+    FaceDetect's boxes are clustered, and whether it sees "rgb" or "gray" (see `facedetect`).
     """
 
     models: str
@@ -63,6 +64,8 @@ class EngineSettings:
     detail: str = "normal"
     threads: int = 1
     landmarks: str = ""
+    preset: str = "nms"
+    color: str = "rgb"
 
 
 class Detector(Protocol):

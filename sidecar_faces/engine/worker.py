@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,11 +9,10 @@ import numpy as np
 from sidecar_faces.core.frames import DisplayedPoints, Floats, StoredBox
 from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, Photo
 from sidecar_faces.engine.base import Detections, Detector, EngineSettings, LandmarkEstimator
-from sidecar_faces.engine.centerface import SPEC, CenterFace
 from sidecar_faces.engine.decode_pillow import decode
+from sidecar_faces.engine.detectors import detector_fingerprint, open_detector
 from sidecar_faces.engine.faces import landmarks, stored_box
-from sidecar_faces.engine.onnx import Session, fingerprint
-from sidecar_faces.engine.passes import SUSPECTED
+from sidecar_faces.engine.onnx import fingerprint
 from sidecar_faces.engine.pyramid import Decode, Pyramid
 from sidecar_faces.engine.search import search
 from sidecar_faces.errors import EngineUnavailableError, PhotoFailedError, PhotoRefusedError
@@ -30,16 +28,16 @@ _LANDMARK_LONG_SIDE = 2560
 
 def worker_fingerprint(settings: EngineSettings) -> str:
     """What tells results of one engine from those of another; loads no model. Raises ModelError."""
-    detector = fingerprint(_detector_path(settings))[:16]
-    landmarks = fingerprint(settings.landmarks)[:16] if settings.landmarks else _FIVE_POINTS
+    landmarks = fingerprint(settings.landmarks) if settings.landmarks else ""
+    return joined_fingerprint(settings, detector_fingerprint(settings), landmarks)
+
+
+def joined_fingerprint(settings: EngineSettings, detector: str, landmarks: str) -> str:
+    """The same from the detector's fingerprint and the SHA-256 of the landmark network ("" for none)."""
     return (
-        f"{_GENERATION} {settings.detector}={detector} landmarks={landmarks} detail={settings.detail} "
+        f"{_GENERATION} {detector} landmarks={landmarks[:16] or _FIVE_POINTS} detail={settings.detail} "
         f"min_score={settings.min_score:g} min_face={settings.min_face}"
     )
-
-
-def _detector_path(settings: EngineSettings) -> str:
-    return os.path.join(settings.models, f"{settings.detector}.onnx")
 
 
 def attempt(photo: Photo, find: Callable[[Photo], tuple[Face, ...]]) -> FaceResult:
@@ -73,7 +71,7 @@ class LocalWorker:
     ) -> None:
         self._settings = settings
         self._decode = decode
-        self._detector = detector or _open_detector(settings)
+        self._detector = detector or open_detector(settings)
         self._estimator = estimator
 
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
@@ -116,12 +114,6 @@ class LocalWorker:
         estimates = self._estimator.estimate(image, found.boxes * np.tile(scale, 2), found.points * scale)
         placed = [(DisplayedPoints(points / scale), confidences) for points, confidences in estimates]
         return self._estimator.layout, placed
-
-
-def _open_detector(settings: EngineSettings) -> Detector:
-    path = _detector_path(settings)
-    session = Session(path, SPEC, settings.threads)
-    return CenterFace(session, fingerprint(path), min(SUSPECTED, settings.min_score))
 
 
 def _landmark_side(photo: Photo, boxes: Floats) -> int:
