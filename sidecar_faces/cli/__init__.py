@@ -15,6 +15,7 @@ from sidecar_faces.cli.doctor import doctor
 from sidecar_faces.cli.inspect import inspect
 from sidecar_faces.cli.models import models
 from sidecar_faces.cli.rescan import rescan
+from sidecar_faces.cli.service import install_service
 from sidecar_faces.cli.show import show
 from sidecar_faces.cli.status import retry, status
 from sidecar_faces.cli.undo import undo
@@ -64,5 +65,18 @@ def main(ctx: click.Context, *, config_file: Path | None, verbose: bool, log_jso
     ctx.obj = App(config_file)
 
 
-for command in (rescan, watch, show, inspect, status, retry, undo, doctor, config, models, completion):
+for command in (
+    rescan,
+    watch,
+    install_service,
+    show,
+    inspect,
+    status,
+    retry,
+    undo,
+    doctor,
+    config,
+    models,
+    completion,
+):
     main.add_command(command)

@@ -1,0 +1,236 @@
+"""`install-service`: write the systemd unit for your folders, check it, explain it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from sidecar_faces.cli.common import App, outermost
+from sidecar_faces.config import Settings, config_file
+from sidecar_faces.errors import ConfigError, LibraryError
+from sidecar_faces.log import printable
+
+_UNIT = "sidecar-faces.service"
+_SYSTEM_FOLDER = "/etc/systemd/system"
+_SYSTEM_STATE = "/var/lib/sidecar-faces"
+_HOMES = ("/home", "/root", "/run/user")
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A unit as it shall be installed."""
+
+    path: str
+    text: str
+    user: str
+    is_system: bool
+
+
+@click.command("install-service")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, file_okay=False)
+)
+@click.option("--user", "for_user", is_flag=True, help="A service of yours, without root.")
+@click.option("--run-as", metavar="NAME", help="User to run as; default: the owner of the first folder.")
+@click.option("--dry-run", is_flag=True, help="Print the unit and what the checks say; write nothing.")
+@click.pass_obj
+def install_service(
+    app: App, /, paths: tuple[str, ...], *, for_user: bool, run_as: str | None, dry_run: bool
+) -> None:
+    """Write a systemd service that watches libraries, check it, and say how to start it.
+
+    The service may write to these folders and to its own state, and to nothing else.
+
+    \b
+    sudo sidecar-faces install-service /srv/photos
+    sidecar-faces install-service --user ~/Photos
+    sidecar-faces install-service --dry-run /srv/photos
+    """
+    roots = outermost(paths)
+    settings = app.settings()
+    unit = _user_unit(roots, app) if for_user else _system_unit(roots, settings, app, run_as)
+    if dry_run:
+        click.echo(unit.text)
+        _check(unit)
+        return
+    if unit.is_system and os.geteuid() != 0:
+        raise ConfigError(f"{unit.path}: only root can write it; use sudo, or --user for a service of yours.")
+    os.makedirs(os.path.dirname(unit.path), exist_ok=True)
+    Path(unit.path).write_text(unit.text, encoding="utf-8")
+    click.echo(f"Wrote {unit.path}, to run as {unit.user}.")
+    if unit.is_system:
+        _prepare_state(settings, unit.user)
+    _check(unit)
+    _explain(unit)
+
+
+def _system_unit(roots: list[str], settings: Settings, app: App, run_as: str | None) -> _Unit:
+    user = run_as or _owner(roots[0])
+    values = {
+        "RequiresMountsFor": _words(roots),
+        "ExecStart": _command(roots, app),
+        "User": user,
+        "ReadWritePaths": _words([*roots, *_elsewhere(settings)]),
+    }
+    text = _filled(_template("sidecar-faces.service"), values)
+    at_home = [path for path in (*roots, *_elsewhere(settings)) if _is_at_home(path)]
+    seen = {_prefix_of(sys.prefix), _prefix_of(sys.base_prefix), _prefix_of(str(Path(__file__).parents[2]))}
+    if file := config_file(app.config_file):
+        seen.add(str(file.resolve()))
+    read = sorted(path for path in seen if _is_at_home(path))
+    if at_home or read:
+        lines = ["ProtectHome=tmpfs"]
+        lines += [f"BindReadOnlyPaths={_words(read)}"] if read else []
+        lines += [f"BindPaths={_words(at_home)}"] if at_home else []
+        text = text.replace("ProtectHome=yes", "\n".join(lines))
+    return _Unit(os.path.join(_SYSTEM_FOLDER, _UNIT), text, user, is_system=True)
+
+
+def _user_unit(roots: list[str], app: App) -> _Unit:
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    text = _filled(_template("sidecar-faces-user.service"), {"ExecStart": _command(roots, app)})
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return _Unit(os.path.join(folder, "systemd/user", _UNIT), text, user, is_system=False)
+
+
+def _template(name: str) -> str:
+    """From the package, or from the checkout that it is installed from in editable mode."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "systemd", package.parent / "systemd"):
+        if (folder / name).is_file():
+            return (folder / name).read_text(encoding="utf-8")
+    raise ConfigError(f"{name}: the unit files are not where this package lies; install it again.")
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """The lines `KEY=...` with other values; each key must be there once."""
+    for key, value in values.items():
+        line = re.search(rf"^{key}=.*$", text, flags=re.MULTILINE)
+        assert line is not None, key  # noqa: S101 - our own file
+        text = f"{text[: line.start()]}{key}={value}{text[line.end() :]}"
+    return text
+
+
+def _command(roots: list[str], app: App) -> str:
+    file = config_file(app.config_file)
+    chosen = ["--config", str(file.resolve())] if file else []
+    return _words([*_program(), *chosen, "watch", "--", *roots], is_command=True)
+
+
+def _program() -> list[str]:
+    script = os.path.join(os.path.dirname(sys.executable), "sidecar-faces")
+    return [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "sidecar_faces"]
+
+
+def _words(words: Iterable[str], *, is_command: bool = False) -> str:
+    """Words of a unit file, quoted as systemd.syntax(7) and systemd.service(5) say."""
+    return " ".join(_quoted(word, is_command=is_command) for word in words)
+
+
+def _quoted(word: str, *, is_command: bool) -> str:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        raise LibraryError(
+            f"{printable(word)}: systemd takes names in UTF-8 only; rename the folder."
+        ) from None
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    escaped = escaped.replace("%", "%%")
+    if is_command:
+        escaped = escaped.replace("$", "$$")
+    return escaped if re.fullmatch(r"[\w./+:,@=%-]+", word) else f'"{escaped}"'
+
+
+def _owner(folder: str) -> str:
+    status = os.stat(folder)
+    if status.st_uid == 0:
+        raise ConfigError(
+            f"{printable(folder)}: belongs to root; name the user to run as: --run-as NAME "
+            "(one who may write there; --run-as root if it must be)."
+        )
+    try:
+        return pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        return str(status.st_uid)
+
+
+def _elsewhere(settings: Settings) -> list[str]:
+    """Folders outside of the libraries that the settings send files to."""
+    places = [str(settings.sidecar_dir)] if settings.sidecar_dir else []
+    places += [settings.landmarks] if settings.landmarks not in ("beside", "off") else []
+    return places + ([os.path.dirname(settings.metrics)] if settings.metrics.endswith(".prom") else [])
+
+
+def _is_at_home(path: str) -> bool:
+    return any(path == home or path.startswith(home + "/") for home in _HOMES)
+
+
+def _prefix_of(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def _prepare_state(settings: Settings, user: str) -> None:
+    """The service sees no home: its models lie with its state."""
+    target = os.path.join(_SYSTEM_STATE, "models")
+    if settings.models_dir.is_dir() and not os.path.isdir(target):
+        shutil.copytree(settings.models_dir, target)
+        owner = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        for path in (Path(_SYSTEM_STATE), Path(target), *Path(target).rglob("*")):
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        click.echo(f"Copied the models to {target}.")
+    elif not os.path.isdir(target):
+        click.echo(f"Prepare the models: sudo SIDECAR_FACES_MODELS_DIR={target} sidecar-faces models install")
+
+
+def _check(unit: _Unit) -> None:
+    """What systemd itself says about the unit."""
+    if shutil.which("systemd-analyze") is None:
+        click.echo("systemd-analyze is not here: the unit was not checked.", err=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, _UNIT)
+        Path(file).write_text(unit.text, encoding="utf-8")
+        verified = _analyze("verify", *([] if unit.is_system else ["--user"]), file)
+        if verified.returncode:
+            raise ConfigError(f"{unit.path}: systemd-analyze verify says: {verified.stderr.strip()}")
+        click.echo("systemd-analyze verify: no complaint.")
+        if unit.is_system:
+            scored = _analyze("security", "--offline=true", "--threshold=10", file)
+            click.echo(
+                f"systemd-analyze security: {(scored.stdout.strip().splitlines() or ['?'])[-1].strip('→ ')}"
+            )
+
+
+def _analyze(*words: str) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as runtime:  # without one, `--user` looks at nothing
+        environment = {"XDG_RUNTIME_DIR": runtime, **os.environ, "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
+        return subprocess.run(
+            ["systemd-analyze", *words],  # noqa: S607 - wherever it is
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+
+
+def _explain(unit: _Unit) -> None:
+    systemctl = "sudo systemctl" if unit.is_system else "systemctl --user"
+    journal = "journalctl -u" if unit.is_system else "journalctl --user -u"
+    click.echo(
+        f"Start it:       {systemctl} daemon-reload && {systemctl} enable --now sidecar-faces\n"
+        f"What it does:   {systemctl} status sidecar-faces\n"
+        f"What it says:   {journal} sidecar-faces -f\n"
+        f"New settings:   {systemctl} reload sidecar-faces\n"
+        f"Every line of {unit.path} is explained in it."
+        + ("" if unit.is_system else "\nTo run while you are not logged in: loginctl enable-linger")
+    )
