@@ -42,7 +42,40 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
 
-    engine: Literal["auto", "local"] = Field("auto", description="Where models run.")
+    engine: Literal["auto", "local", "triton"] = Field(
+        "auto", description="Where models run; auto: on Triton where one answers at triton_url, else here."
+    )
+    triton_url: tuple[str, ...] = Field(
+        ("localhost:8001",),
+        min_length=1,
+        description="HOST:PORT of Triton's gRPC service; several are tried in turn.",
+    )
+    triton_decode: Literal["auto", "client", "server"] = Field(
+        "auto",
+        description="Who decodes photos for Triton; auto: the client where DALI has a GPU, else the server.",
+    )
+    triton_timeout: float = Field(20, gt=0, description="Seconds that Triton may take for one request.")
+    triton_patience: float = Field(
+        600, ge=0, description="Seconds to wait for a Triton server that is gone before the run ends."
+    )
+    triton_tls: bool = Field(default=False, description="Encrypt the connection to Triton.")
+    triton_tls_ca: str = Field("", description="PEM file with the authority of Triton's certificate.")
+    triton_tls_cert: str = Field("", description="PEM file with the certificate to show to Triton.")
+    triton_tls_key: str = Field("", description="PEM file with that certificate's key.")
+    triton_token: SecretStr = Field(SecretStr(""), description="Access token for Triton.")
+    triton_shared_memory: bool = Field(
+        default=True, description="Hand photos over in memory where Triton is on this machine."
+    )
+    server_python: str = Field(
+        "", description="Python of the environment with the `server` extra; empty: this program's own."
+    )
+    detector: Literal["centerface", "facedetect"] = Field(
+        "centerface", description="Network that finds faces; facedetect needs NVIDIA's weights to be itself."
+    )
+    facedetect_preset: Literal["nms", "deepstream", "tao", "notebook"] = Field(
+        "nms", description="How FaceDetect's boxes become faces."
+    )
+    facedetect_color: Literal["rgb", "gray"] = Field("rgb", description="What FaceDetect is shown.")
     workers: int = Field(0, ge=0, le=256, description="Worker processes; 0 is one per core.")
     detail: Literal["fast", "normal", "fine"] = Field("normal", description="How small a face is looked for.")
     min_score: float = Field(0.5, gt=0, lt=1, description="Faces below this detection score are dropped.")

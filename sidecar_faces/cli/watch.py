@@ -12,7 +12,7 @@ import click
 import structlog
 
 from sidecar_faces.cli.common import App, excludes, outermost, place_options
-from sidecar_faces.cli.wiring import engine_settings, layout_for, make_executor, without_landmarks
+from sidecar_faces.cli.wiring import layout_for, make_executor, models_of, without_landmarks
 from sidecar_faces.config import Settings
 from sidecar_faces.core.settle import Timing
 from sidecar_faces.core.types import Photo
@@ -22,7 +22,6 @@ from sidecar_faces.daemon.rest import RestingExecutor
 from sidecar_faces.daemon.state import State, Status
 from sidecar_faces.daemon.supervisor import Daemon, Ending
 from sidecar_faces.engine.passes import canvas_key
-from sidecar_faces.engine.worker import worker_fingerprint
 from sidecar_faces.errors import ConfigError
 from sidecar_faces.library.lock import hold
 from sidecar_faces.library.presence import first_sights
@@ -111,7 +110,7 @@ def _executor(settings: Settings) -> Iterator[RestingExecutor]:
 
 
 def _engine(settings: Settings, store: Store, executor: RestingExecutor) -> Engine:
-    models = worker_fingerprint(engine_settings(settings))
+    models = models_of(settings)
 
     def shape(photo: Photo) -> object:
         return canvas_key(photo.displayed, settings.detail)

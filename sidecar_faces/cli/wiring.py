@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
+from sidecar_faces.cli import engines
+from sidecar_faces.cli.common import errors
 from sidecar_faces.config import Settings
 from sidecar_faces.core.batching import Batcher
 from sidecar_faces.core.types import FaceResult
-from sidecar_faces.engine.base import EngineSettings, Executor
-from sidecar_faces.engine.executors import ProcessExecutor
+from sidecar_faces.engine.base import Executor
 from sidecar_faces.engine.passes import canvas_key
-from sidecar_faces.engine.worker import worker_fingerprint
 from sidecar_faces.library.probe import Limits
 from sidecar_faces.pipeline import Ended, Infer, Select, Stage, Write, batch_up, remember
 from sidecar_faces.sidecar.exiftool import ExifTool
@@ -30,25 +30,20 @@ class Engine:
     models: str
 
 
-def engine_settings(settings: Settings) -> EngineSettings:
-    """What crosses to the workers."""
-    return EngineSettings(
-        models=str(settings.models_dir),
-        min_score=settings.min_score,
-        min_face=settings.min_face,
-        detail=settings.detail,
-    )
-
-
 def make_executor(settings: Settings) -> Executor:
     """Where the settings let models run; workers start when the first batch comes."""
-    return ProcessExecutor(engine_settings(settings), settings.worker_count, settings.deadline)
+    return engines.make_executor(engines.plan(settings), errors.print)
+
+
+def models_of(settings: Settings) -> str:
+    """What tells results of the engine in force from those of another. Raises ModelError."""
+    return engines.plan(settings).models
 
 
 @contextmanager
 def open_engine(settings: Settings) -> Iterator[Engine]:
     """Start exiftool and the workers; both end with the block."""
-    models = worker_fingerprint(engine_settings(settings))
+    models = models_of(settings)
     with ExifTool() as exiftool, closing(make_executor(settings)) as executor:
         yield Engine(executor, exiftool, models)
 

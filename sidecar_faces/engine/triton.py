@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, tri
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
 from sidecar_faces.engine.onnx import check
 from sidecar_faces.engine.triton_memory import SharedArea
+from sidecar_faces.engine.triton_settings import PATIENCE, PROBE_TIMEOUT_S, TritonSettings
 from sidecar_faces.errors import EngineUnavailableError, ModelError, PhotoFailedError, ToolFailedError
 
 T = TypeVar("T")
@@ -31,9 +32,6 @@ _UNLIMITED = 2**31 - 1
 _TRANSIENT = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED", "INTERNAL"}
 )
-_PROBE_TIMEOUT_S = 5.0
-_PATIENCE = 3
-"""A request is not begun again once it has taken this many timeouts."""
 _PROBE = np.zeros((1, 32, 32, 3), np.uint8)
 
 
@@ -43,33 +41,6 @@ class ServerUnavailableError(EngineUnavailableError):
 
 class RequestFailedError(PhotoFailedError):
     """A server that is well cannot do this request."""
-
-
-@dataclass(frozen=True, slots=True)
-class TritonSettings:
-    """Where servers are and how to talk to them; small and picklable.
-
-    `urls`: HOST:PORT each, tried in turn. `timeout`: seconds for one request. `attempts`: tries of a request
-    before the server counts as unavailable. `tls`: encrypt; `tls_ca`, `tls_cert`, `tls_key`: PEM files, empty
-    for the system's roots and no client certificate. `token`: sent as a bearer token and as the header of
-    Triton's restricted protocols. `shared_memory`: hand tensors over through /dev/shm where the server is on
-    this machine.
-    """
-
-    urls: tuple[str, ...] = ("localhost:8001",)
-    timeout: float = 20.0
-    attempts: int = 6
-    tls: bool = False
-    tls_ca: str = ""
-    tls_cert: str = ""
-    tls_key: str = ""
-    token: str = ""
-    shared_memory: bool = True
-
-    @property
-    def longest(self) -> float:
-        """Seconds after which a request has surely ended, one way or the other."""
-        return (_PATIENCE + 2) * (self.timeout + _PROBE_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +82,7 @@ class TritonClient:
         """Whether a real inference passes: a server whose health is fine may be stuck."""
         request = Request("faces_detect", {"images": _PROBE}, ("scores",))
         try:
-            self._infer(request, min(self._settings.timeout, _PROBE_TIMEOUT_S))
+            self._infer(request, min(self._settings.timeout, PROBE_TIMEOUT_S))
         except (_TransientError, RequestFailedError):
             self._drop()
             return False
@@ -164,7 +135,7 @@ class TritonClient:
         for attempt in stamina.retry_context(
             on=_TransientError,
             attempts=self._settings.attempts,
-            timeout=_PATIENCE * self._settings.timeout,
+            timeout=PATIENCE * self._settings.timeout,
             wait_initial=0.05,
             wait_max=2,
             wait_jitter=0.2,
@@ -205,7 +176,7 @@ class TritonClient:
         )
         return {name: _output(result, name) for name in request.outputs}
 
-    def _call(self, timeout: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
+    def _call(self, timeout: float = PROBE_TIMEOUT_S) -> dict[str, Any]:
         return {"client_timeout": timeout, "headers": self._headers()}
 
     def _headers(self) -> dict[str, str]:
@@ -297,11 +268,3 @@ def _is_here(url: str) -> bool:
 def _numpy_name(datatype: str) -> str:
     known = triton_to_np_dtype(datatype)
     return datatype if known is None else np.dtype(known).name
-
-
-def with_batch(spec: ModelSpec) -> ModelSpec:
-    """The spec as a server that batches states it: every tensor starts with a free axis."""
-    inputs, outputs = (
-        tuple(replace(t, shape=(-1, *t.shape)) for t in tensors) for tensors in (spec.inputs, spec.outputs)
-    )
-    return replace(spec, inputs=inputs, outputs=outputs)

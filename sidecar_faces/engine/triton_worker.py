@@ -32,8 +32,8 @@ from sidecar_faces.engine.triton import (
     RequestFailedError,
     ServerUnavailableError,
     TritonClient,
-    TritonSettings,
 )
+from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.engine.worker import LocalWorker, attempt
 from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
 

@@ -1,0 +1,87 @@
+"""Look at a Triton server before a run: has it our interfaces, which models, and who shall decode?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, cast
+
+import stamina.instrumentation
+
+from sidecar_faces.engine.base import EngineSettings, Executor
+from sidecar_faces.engine.decode_dali import has_gpu
+from sidecar_faces.engine.detectors import named_fingerprint
+from sidecar_faces.engine.executors import ProcessExecutor
+from sidecar_faces.engine.failover import FailoverExecutor, Patience
+from sidecar_faces.engine.triton import TritonClient
+from sidecar_faces.engine.triton_settings import TritonSettings
+from sidecar_faces.engine.triton_specs import REQUIRED
+from sidecar_faces.engine.triton_worker import Way, open_worker
+from sidecar_faces.engine.worker import joined_fingerprint
+from sidecar_faces.errors import ModelError
+
+_SERVER_SIDE_PROCESSES = 2
+"""Processes that only send photos; each has several requests in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What `look` found."""
+
+    way: Way
+    models: str
+    description: str
+
+
+def look(
+    triton: TritonSettings, engine: EngineSettings, decode: Literal["auto", "client", "server"]
+) -> Server:
+    """Compare the server with the code. Raises ModelError with the difference, or ServerUnavailableError."""
+    stamina.instrumentation.set_on_retry_hooks(())  # what is worth saying is said by who gives up
+    client = TritonClient(triton)
+    try:
+        client.verify(REQUIRED)
+        models = _models(client, engine)
+        url = client.url
+    finally:
+        client.close()
+    gpu = has_gpu()
+    way: Way = ("client" if gpu else "server") if decode == "auto" else decode
+    decoder = f"here by DALI on the {'GPU' if gpu else 'CPU'}" if way == "client" else "on the server"
+    return Server(way, models, f"Triton at {url} (photos are decoded {decoder})")
+
+
+def _models(client: TritonClient, engine: EngineSettings) -> str:
+    """The fingerprint that the embedded engine would have with the server's models."""
+    detector = client.parameters("faces_detect").get("detector", "")
+    if detector != engine.detector:
+        raise ModelError(
+            f"Triton at {client.url} detects by {detector!r}, and {engine.detector!r} is asked for."
+        )
+    centerface = client.parameters("centerface").get("sha256", "")
+    stand_in = client.parameters("facenet").get("stand_in", "") == "true"
+    sha256 = (
+        centerface if stand_in or detector != "facedetect" else client.parameters("facenet").get("sha256", "")
+    )
+    landmarks = client.parameters("faces_index").get("landmarks_sha256", "")
+    return joined_fingerprint(engine, named_fingerprint(engine, sha256, stand_in=stand_in), landmarks)
+
+
+def executor(
+    triton: TritonSettings,
+    way: str,
+    engine: EngineSettings,
+    *,
+    workers: int,
+    deadline: float,
+    patience: float,
+    say: Callable[[str], None],
+    elsewhere: Callable[[], Executor] | None,
+) -> Executor:
+    """Workers that ask the server, and what to do while it is away."""
+    factory = partial(open_worker, triton, cast(Way, way))
+    count = min(workers, _SERVER_SIDE_PROCESSES) if way == "server" else workers
+    remote = ProcessExecutor(engine, count, deadline + triton.longest, factory)
+    client = TritonClient(triton)
+    return FailoverExecutor(remote, client.is_well, say, elsewhere, Patience(total=patience))
