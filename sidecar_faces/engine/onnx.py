@@ -90,8 +90,15 @@ def check(wanted: ModelSpec, offered: ModelSpec, where: str) -> None:
             other = found.get(tensor.name)
             if other is None:
                 raise ModelError(f"{where}: is not {wanted.name!r}: it has no tensor {tensor.name!r}.")
-            if other != tensor:
+            if not _fits(tensor, other):
                 raise ModelError(
                     f"{where}: is not {wanted.name!r}: tensor {tensor.name!r} is {other.dtype} "
                     f"{list(other.shape)} and not {tensor.dtype} {list(tensor.shape)}."
                 )
+
+
+def _fits(wanted: TensorSpec, offered: TensorSpec) -> bool:
+    """Whether a tensor is what we want; an axis that the model leaves free may be what we want it to be."""
+    axes = zip(wanted.shape, offered.shape, strict=False)
+    same_axes = len(wanted.shape) == len(offered.shape) and all(b in (a, -1) for a, b in axes)
+    return wanted.dtype == offered.dtype and same_axes
