@@ -28,13 +28,13 @@ import numpy as np
 import psutil
 import skimage.data
 from PIL import Image
-from sidecar_faces.engine.decode_pillow import decode
 
+from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.library.probe import Limits, probe
 
 
 def make_photos(folder: Path, count: int) -> list[str]:
-    """12-Mpx JPEGs of 4 to 5 MB, as cameras write them: enlarged pictures with sensor noise, one face each."""
+    """12-Mpx JPEGs of 4 to 5 MB, as cameras write them: enlarged, with sensor noise, one face each."""
     rng = np.random.default_rng(1)
     portrait, scene = Image.fromarray(skimage.data.astronaut()), Image.fromarray(skimage.data.rocket())
     folder.mkdir(parents=True)

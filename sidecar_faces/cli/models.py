@@ -26,7 +26,12 @@ def models() -> None:
 @json_option
 @click.pass_obj
 def list_models(app: App, *, as_json: bool) -> None:
-    """Show every model pack: purpose, licence, where it comes from, whether it is installed."""
+    """Show every model pack: purpose, licence, where it comes from, whether it is installed.
+
+    \b
+    sidecar-faces models list
+    sidecar-faces models list --json
+    """
     states = verify(app.settings().models_dir)
     if as_json:
         return emit([_describe(state) for state in states])
@@ -38,7 +43,11 @@ def list_models(app: App, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def verify_models(app: App, *, as_json: bool) -> None:
-    """Compare the installed files with their checksums; the exit code is 5 where one differs."""
+    """Compare the installed files with their checksums; the exit code is 5 where one differs.
+
+    \b
+    sidecar-faces models verify
+    """
     states = verify(app.settings().models_dir)
     bad = [state for state in states if state.state is not State.OK]
     if as_json:
