@@ -222,6 +222,9 @@ class Folder:
     def _place(self, temp: str, name: str, expected: Snapshot) -> None:
         ours = self._identity(temp)
         try:
+            # a change that is seen now need not be exchanged and put back, and nobody can read what was between
+            if self._identity(name) != _identity(expected.status):
+                raise ChangedError(name)
             rename(self.fd, temp, name, _EXCHANGE)
         except FileNotFoundError:
             raise ChangedError(name) from None
@@ -248,9 +251,7 @@ class Folder:
             placed = going  # somebody saved over it: that save is newer than the one just put back
 
     def _identity(self, name: str) -> tuple[int, ...]:
-        """What tells one state of a file from another; not ctime, which renaming changes."""
-        status = os.lstat(name, dir_fd=self.fd)
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return _identity(os.lstat(name, dir_fd=self.fd))
 
     def _place_without_exchange(self, temp: str, name: str, expected: Snapshot) -> None:
         aside = self._put_aside(name, expected)
@@ -268,6 +269,8 @@ class Folder:
         """Take the file out of its place. Raises ChangedError where it is not `expected`; then it stands."""
         aside = _aside(name)
         try:
+            if self._identity(name) != _identity(expected.status):
+                raise ChangedError(name)
             os.rename(name, aside, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except FileNotFoundError:
             raise ChangedError(name) from None
@@ -300,6 +303,11 @@ class Folder:
             same = (status.st_dev, status.st_ino) == (expected.status.st_dev, expected.status.st_ino)
             unchanged = same and file.read(MAX_BYTES + 1) == expected.data
             return unchanged and leased is not False and (not leased or _is_leased(fd))
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """What tells one state of a file from another; not ctime, which renaming changes."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _lease(fd: int) -> bool | None:
