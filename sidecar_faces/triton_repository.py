@@ -31,13 +31,14 @@ _CPU = model_config_pb2.ModelInstanceGroup.KIND_CPU
 class Composition:
     """What goes into a repository.
 
-    `weights`: ONNX files by model name (centerface, fpenet, and facenet where NVIDIA's are installed); models
-    that need others are left out. `detector`: behind faces_detect and faces_ensemble. `local`: for a server
-    that has only the python backend; `providers`: ONNX Runtime's, for that one.
+    `weights`: ONNX files by model name: centerface, fpenet, fpenet104, and facenet where NVIDIA's are installed.
+    `detector`: behind faces_detect and faces_ensemble; `preset`: how FaceDetect's boxes are clustered.
+    `local`: for a server that has only the python backend; `providers`: ONNX Runtime's, for that one.
     """
 
     weights: Mapping[str, Path]
     detector: str = "centerface"
+    preset: str = "nms"
     local: bool = True
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
@@ -70,7 +71,7 @@ def compose(target: Path, what: Composition) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         made = Path(folder) / "repository"
         for model in sorted(source().iterdir()):
-            if (model / "config.pbtxt").is_file() and _is_wanted(model.name, what):
+            if (model / "config.pbtxt").is_file():
                 _add(made / model.name, model, what)
         if target.exists():
             os.rename(target, Path(folder) / "before")
@@ -78,16 +79,15 @@ def compose(target: Path, what: Composition) -> Path:
     return target
 
 
-def _is_wanted(name: str, what: Composition) -> bool:
-    return "fpenet" in what.weights or not name.startswith("fpenet")
-
-
 def _add(target: Path, model: Path, what: Composition) -> None:
     shutil.copytree(model, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "1").mkdir(exist_ok=True)  # git keeps no empty folders, and an ensemble's is
-    config = read_config(model)
-    if "detector" in config.parameters:
-        config.parameters["detector"].string_value = what.detector
+    if model.name == "facenet" and "facenet" in what.weights:
+        shutil.copy2(target / "configs" / "nvidia.pbtxt", target / "config.pbtxt")
+    config = read_config(target)
+    for name, value in (("detector", what.detector), ("preset", what.preset)):
+        if name in config.parameters:
+            config.parameters[name].string_value = value
     if config.backend == ONNX:
         _add_weights(target, config, what)
     if what.local and config.platform != "ensemble":
@@ -104,7 +104,9 @@ def _add_weights(target: Path, config: Any, what: Composition) -> None:
         data = weights.read_bytes()
     except OSError as error:
         raise ModelError(f"{weights}: cannot be read ({error.strerror}).") from None
-    (target / "1" / "model.onnx").write_bytes(data)
+    version = target / _version(config)
+    version.mkdir(exist_ok=True)
+    (version / "model.onnx").write_bytes(data)
     config.parameters["sha256"].string_value = hashlib.sha256(data).hexdigest()
 
 
@@ -112,7 +114,7 @@ def _localize(target: Path, config: Any, what: Composition) -> None:
     """The same model for the python backend alone: names, tensors and batching stay."""
     if config.backend in (ONNX, DALI):
         name = "OnnxModel" if config.backend == ONNX else _LOCAL_CLASSES[config.name]
-        (target / "1" / "model.py").write_text(_MODEL_PY.format(name), encoding="utf-8")
+        (target / _version(config) / "model.py").write_text(_MODEL_PY.format(name), encoding="utf-8")
         (target / "1" / "dali.py").unlink(missing_ok=True)
         if config.backend == ONNX:
             config.parameters["providers"].string_value = ",".join(what.providers)
@@ -120,3 +122,8 @@ def _localize(target: Path, config: Any, what: Composition) -> None:
     config.backend = "python"
     for group in config.instance_group:
         group.kind, group.count = _CPU, 1
+
+
+def _version(config: Any) -> str:
+    """Version 1 of `facenet` is the stand-in for NVIDIA's weights, which are version 2."""
+    return "2" if config.name == "facenet" else "1"
