@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -122,7 +123,7 @@ class Daemon:
         """Write what changed to the store: nothing while all are idle, so that disks can sleep."""
         for status in statuses:
             if self._reported.get(status.root) != status:
-                self._store.report_watch(status.root, status.as_json())
+                self._store.report_watch(status.root, {**status.as_json(), "pid": os.getpid()})
                 self._reported[status.root] = status
 
     def _tell(self, statuses: list[Status]) -> None:

@@ -64,8 +64,16 @@ def hold(
         lock.release()
 
 
+def holders(folder: Path) -> list[Holder]:
+    """Who holds libraries now."""
+    if not folder.is_dir():
+        return []
+    with FileLock(folder / "all.lock"):
+        return list(_holders(folder, skip=""))
+
+
 def _holders(folder: Path, skip: str) -> Iterator[Holder]:
-    """Holders of the other libraries whose lock is really held."""
+    """Holders of libraries whose lock is really held, except for one library."""
     for card in sorted(folder.glob("*.json")):
         holder = None if card.stem == skip else _read(card)
         if holder is None:

@@ -21,6 +21,7 @@ from sidecar_faces.core.frames import StoredBox
 from sidecar_faces.core.settle import Timing
 from sidecar_faces.core.types import Batch, Face, FaceResult
 from sidecar_faces.daemon.library import Engine, Library, Options
+from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.daemon.state import State, Status
 from sidecar_faces.daemon.supervisor import Daemon
 from sidecar_faces.library.scan import DEFAULT_EXCLUDES
@@ -119,7 +120,11 @@ class Watched:
 
 @contextmanager
 def watched(
-    state: Path, *roots: Path, options: Options = FAST, executor: FixedExecutor | None = None
+    state: Path,
+    *roots: Path,
+    options: Options = FAST,
+    executor: FixedExecutor | None = None,
+    notifier: Notifier | None = None,
 ) -> Iterator[Watched]:
     """Watch until the block ends."""
     executor = executor or FixedExecutor()
@@ -133,7 +138,7 @@ def watched(
     engine = Engine(store, executor, "models-1", lambda photo: photo.stored, open_writer)
     written: list[str] = []
     libraries = [Library(str(root), engine, options, written.append) for root in roots]
-    daemon = Daemon(libraries, store, drain=20)
+    daemon = Daemon(libraries, store, drain=20, notifier=notifier)
     result = Watched(store, executor, daemon, libraries, written)
     failure: list[BaseException] = []
 
