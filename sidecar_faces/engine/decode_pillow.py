@@ -81,7 +81,7 @@ def _decode(file: BinaryIO, photo: Photo, long_side: int | None) -> Pillow.Image
             if long_side is not None:
                 image.draft("RGB", _draft_size(image.size, long_side))
             image.load()
-            return _rgb(_reduced(image, long_side))
+            return _reduced(_rgb(_reduced(image, long_side)), long_side)
     except (PhotoFailedError, PhotoRefusedError):
         raise
     except MemoryError:
@@ -107,9 +107,10 @@ def _draft_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
 
 def _reduced(image: Pillow.Image, long_side: int | None) -> Pillow.Image:
+    """Averaged as far as asked, before anything copies it; palettes and 16 bits must become RGB first."""
     factor = max(image.size) // long_side if long_side else 1
-    if factor < 2 or image.mode not in ("L", "RGB", "CMYK", "YCbCr"):
-        return image  # other modes cannot be averaged; the caller scales what comes of them
+    if factor < 2 or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"):
+        return image
     return image.reduce(factor)
 
 

@@ -84,7 +84,7 @@ def test_views_grow_are_bounded_and_never_enlarge(displayed: Size, detail: str) 
 @pytest.mark.parametrize(
     ("displayed", "detail", "contents"),
     [
-        (Size(4000, 3000), "fast", [(480, 360)]),
+        (Size(4000, 3000), "fast", [(448, 336)]),
         (Size(4000, 3000), "normal", [(640, 480), (1280, 960)]),
         (Size(3000, 4000), "normal", [(480, 640), (960, 1280)]),
         (Size(4000, 3000), "fine", [(640, 480), (1280, 960), (2560, 1920)]),
