@@ -12,9 +12,11 @@ from sidecar_faces.cli.common import App
 from sidecar_faces.cli.completion import completion
 from sidecar_faces.cli.config import config
 from sidecar_faces.cli.doctor import doctor
+from sidecar_faces.cli.export import export
 from sidecar_faces.cli.inspect import inspect
 from sidecar_faces.cli.models import models
 from sidecar_faces.cli.rescan import rescan
+from sidecar_faces.cli.serve import serve
 from sidecar_faces.cli.service import install_service
 from sidecar_faces.cli.show import show
 from sidecar_faces.cli.status import retry, status
@@ -77,6 +79,8 @@ for command in (
     doctor,
     config,
     models,
+    export,
+    serve,
     completion,
 ):
     main.add_command(command)

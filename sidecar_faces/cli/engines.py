@@ -7,6 +7,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import click
+
+from sidecar_faces.cli.common import F
 from sidecar_faces.config import Settings
 from sidecar_faces.engine.base import EngineSettings, Executor
 from sidecar_faces.engine.executors import ProcessExecutor
@@ -16,6 +19,32 @@ from sidecar_faces.errors import EngineUnavailableError, ModelError, SidecarFace
 
 _CONNECT_S = 0.5
 Say = Callable[[str], None]
+
+
+def engine_options(command: F) -> F:
+    """Where models run, and which: the same for every command that runs them."""
+    for option in (
+        click.option(
+            "--detector", type=click.Choice(["centerface", "facedetect"]), help="Which finds faces."
+        ),
+        click.option(
+            "--triton-decode", type=click.Choice(["auto", "client", "server"]), help="Who decodes for Triton."
+        ),
+        click.option(
+            "--triton-url",
+            multiple=True,
+            metavar="HOST:PORT",
+            callback=lambda _ctx, _param, value: value or None,
+            help="Triton's gRPC service (default localhost:8001); several are tried in turn.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "local", "triton"]),
+            help="Where models run; auto, the default: on Triton where one answers, else here.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @dataclass(frozen=True, slots=True)

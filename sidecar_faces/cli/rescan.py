@@ -24,6 +24,7 @@ from sidecar_faces.cli.common import (
     paths_argument,
     place_options,
 )
+from sidecar_faces.cli.engines import engine_options
 from sidecar_faces.cli.progress import progress_bar
 from sidecar_faces.cli.report import Report, counts
 from sidecar_faces.cli.wiring import Engine, open_engine, stages
@@ -41,7 +42,7 @@ from sidecar_faces.store import Store
 @click.option("--restore", is_flag=True, help="Write regions again that somebody removed from a sidecar.")
 @dry_run_option
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes; default: one per core.")
-@click.option("--engine", type=click.Choice(["auto", "local"]), help="Where models run.")
+@engine_options
 @click.option("--min-score", type=float, help="Drop faces below this score (0 to 1, default 0.5).")
 @click.option("--min-face", type=int, metavar="PX", help="Drop faces smaller than this, in photo pixels.")
 @click.option(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import platformdirs
@@ -19,12 +20,13 @@ from sidecar_faces.cli.common import App
 from sidecar_faces.config import Settings
 from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.engine.detectors import FACEDETECT
-from sidecar_faces.engine.triton import TritonClient
 from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.errors import ConfigError
 from sidecar_faces.models import require
-from sidecar_faces.triton_repository import Composition, compose
 from sidecar_faces.triton_server import Server, ServerSettings, find, prepare, supervise, sweep
+
+if TYPE_CHECKING:
+    from sidecar_faces.triton_repository import Composition
 
 log = structlog.get_logger()
 
@@ -91,6 +93,8 @@ def serve(
     sidecar-faces serve --server-python .venv-server/bin/python --grpc-port 9001
     sidecar-faces serve --compose /srv/triton/models
     """
+    from sidecar_faces.triton_repository import compose  # noqa: PLC0415 - gRPC is slow to import
+
     settings = app.settings(detector=detector, server_python=server_python)
     if compose_only is not None:
         compose(compose_only.absolute(), _composition(settings, local=False))
@@ -114,6 +118,8 @@ def serve(
 
 
 def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] = (_CPU,)) -> Composition:
+    from sidecar_faces.triton_repository import Composition  # noqa: PLC0415
+
     centerface = require(settings.models_dir, "centerface")
     bundled = Path(str(resources.files("sidecar_faces.models")))
     fpenet = {name: bundled / f"{name}.onnx" for name in ("fpenet80", "fpenet104")}
@@ -135,6 +141,8 @@ def _reachable(address: str) -> str:
 
 
 def _is_ready(url: str) -> bool:
+    from sidecar_faces.engine.triton import TritonClient  # noqa: PLC0415
+
     client = TritonClient(TritonSettings((url,), attempts=1, shared_memory=False))
     try:
         return client.is_well()

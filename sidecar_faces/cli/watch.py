@@ -12,6 +12,7 @@ import click
 import structlog
 
 from sidecar_faces.cli.common import App, excludes, outermost, place_options
+from sidecar_faces.cli.engines import engine_options
 from sidecar_faces.cli.wiring import layout_for, make_executor, models_of, without_landmarks
 from sidecar_faces.config import Settings
 from sidecar_faces.core.settle import Timing
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes; default: one per core.")
+@engine_options
 @click.option(
     "--mode",
     "watch_mode",
@@ -141,7 +143,7 @@ def _options(settings: Settings) -> Options:
         poll_every=settings.poll_interval,
         min_free=settings.min_free << 20,
         max_tries=settings.max_tries,
-        stall=settings.deadline * (settings.max_tries + 1) + 60,
+        stall=settings.deadline * (settings.max_tries + 1) + settings.triton_patience + 60,
         written_to=tuple(elsewhere),
         writes_beside=settings.sidecar_dir is None,
     )

@@ -32,7 +32,9 @@ class Engine:
 
 def make_executor(settings: Settings) -> Executor:
     """Where the settings let models run; workers start when the first batch comes."""
-    return engines.make_executor(engines.plan(settings), errors.print)
+    plan = engines.plan(settings)
+    errors.print(f"Models run: {plan.description}.")
+    return engines.make_executor(plan, errors.print)
 
 
 def models_of(settings: Settings) -> str:
