@@ -222,7 +222,7 @@ class Folder:
     def _place(self, temp: str, name: str, expected: Snapshot) -> None:
         ours = self._identity(temp)
         try:
-            # a change that is seen now need not be exchanged and put back, and nobody can read what was between
+            # what is seen to have changed now need not be exchanged and put back, in anybody's sight
             if self._identity(name) != _identity(expected.status):
                 raise ChangedError(name)
             rename(self.fd, temp, name, _EXCHANGE)
