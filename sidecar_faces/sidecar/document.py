@@ -66,12 +66,19 @@ class Document:
         Raises SidecarError.
         """
         container = container if self.listed.items is not None else ""
+        if add and remove and container == "block" and len(remove) == len(self.listed.elements):
+            return self._edit_anew(remove, add, size, before)
         spliced = splice(self.text.work, self.listed, remove, add, size=size, container=container)
         work = spliced.work
         if spliced.collapsed is not None and digest(self.text.encode(spliced.collapsed)) == before:
             work = spliced.collapsed
         self._check(work, spliced, remove, add, container)
         return Edited(self.text.encode(work), spliced.container)
+
+    def _edit_anew(self, remove: Sequence[int], add: Sequence[Area], size: Size, before: str) -> Edited:
+        """Where all regions of a structure of ours change, it is made anew, for the photo's size of now."""
+        emptied = self.edit(remove, (), size, "block", before)
+        return Document.read(emptied.data).edit((), add, size, emptied.container, before)
 
     def _check(
         self, work: bytes, spliced: Spliced, remove: Sequence[int], add: Sequence[Area], container: str

@@ -36,7 +36,7 @@ SWEEP_AGE_S = 3600.0
 class _Situation:
     """All that one attempt to write knows.
 
-    `document` is the sidecar, or the seed of one where `snapshot` is None; None only where there is neither.
+    `document` is the sidecar, or the seed of one where `snapshot` is None.
     """
 
     photo: Photo
@@ -137,20 +137,18 @@ class SidecarWriter:
         place = layout.sidecar(photo.path)
         snapshot = read_place(place)
         others = [(path, _must_read(path)) for path in layout.others(photo.path)]
-        data = snapshot.data if snapshot else self._seed(photo, others)
-        document = read_document(place.path if snapshot else photo.path, data)
+        source, data = (place.path, snapshot.data) if snapshot else self._seed(photo, others)
+        document = read_document(source, data)
         regions = [*document.regions, *_foreign(others, len(document.regions))]
         known = memory.known() if memory else ()
         plan = merge(regions, known, [area for _, area in faces], restore=self.restore)
-        return _Situation(
-            photo, place, snapshot, document, marks, marks_snapshot, memory, faces, plan
-        )  # fmt: skip
+        return _Situation(photo, place, snapshot, document, marks, marks_snapshot, memory, faces, plan)
 
-    def _seed(self, photo: Photo, others: Sequence[tuple[str, bytes]]) -> bytes:
+    def _seed(self, photo: Photo, others: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:
         """What a new sidecar must say from the start, since managers read it instead of what it hides."""
         if others:
-            return others[0][1]
-        return self.exiftool.seed(photo.path, photo.format) or EMPTY
+            return others[0]
+        return photo.path, self.exiftool.seed(photo.path, photo.format) or EMPTY
 
     def _commit(self, situation: _Situation) -> None:
         record = _settled(situation)

@@ -130,6 +130,14 @@ def test_prefixes_that_mean_something_else_are_left_alone() -> None:
         assert back.data == packet.encode()
 
 
+def test_regions_that_all_change_leave_a_comment_in_place() -> None:
+    edited = Document.read(EMPTY).edit((), [Area(0.5, 0.5, 0.2, 0.2)], SIZE)
+    noted = edited.data.replace(b"<rdf:Bag>", b"<rdf:Bag><!-- mine -->")
+    again = Document.read(noted).edit([0], [Area(0.2, 0.2, 0.1, 0.1)], SIZE, edited.container)
+    assert b"<!-- mine -->" in again.data
+    assert [region.area for region in Document.read(again.data).regions] == [Area(0.2, 0.2, 0.1, 0.1)]
+
+
 def test_no_region_list_is_made_twice() -> None:
     edited = Document.read(EMPTY).edit((), [Area(0.5, 0.5, 0.2, 0.2)], SIZE)
     again = Document.read(edited.data).edit((), [Area(0.2, 0.2, 0.1, 0.1)], SIZE, edited.container)
