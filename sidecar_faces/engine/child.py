@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
 
 from sidecar_faces.core.types import Batch, FaceResult
 from sidecar_faces.engine.base import EngineSettings, Worker
@@ -28,20 +29,31 @@ _LAST_WORDS_S = 5.0
 _MAX_GROWTH = 1 << 30
 """Resident bytes, beyond those at its start, from which a child is replaced once its batch is done."""
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BOOTSTRAP = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from sidecar_faces.engine.child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
 
 
 class ChildLostError(Exception):
     """A child died or hung over a batch; the message is a phrase that follows the photo's name."""
 
 
-def main(connection: Connection, settings: EngineSettings, factory: Factory, parent: int) -> None:
-    """Run in the child: make the worker, say so, then answer batch after batch until the pipe ends."""
-    for number in _SIGNALS:  # Ctrl-C reaches the whole group, and systemd stops it; our parent decides
+def main(descriptor: int, parent: int) -> None:
+    """Run in the child: make the worker, say so, then answer batch after batch until the pipe ends.
+
+    `descriptor`: our end of the pipe, on which settings and factory come first; `parent`: id of its process.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # systemd stops a whole group; our parent decides for us
         signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
+    warnings.simplefilter("ignore")  # of libraries, on odd metadata; stderr belongs to our parent's messages
+    connection = Connection(descriptor)
     try:
-        worker = factory(settings)
+        settings, factory = connection.recv()
+        worker: Worker = factory(settings)
+    except EOFError:
+        return None
     except SidecarFacesError as error:
         return connection.send(error)
     except Exception as error:
@@ -83,7 +95,7 @@ class Child:
     def __init__(self, settings: EngineSettings, deadline: float, factory: Factory) -> None:
         self._settings, self._deadline, self._factory = settings, deadline, factory
         self._lock = threading.Lock()
-        self._process: SpawnProcess | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._limit = 0
         self._ended = False
@@ -124,11 +136,11 @@ class Child:
     def _start(self) -> Connection:
         ended = ""
         for _ in range(_START_TRIES):
-            connection = self._spawn()
             try:
+                connection = self._spawn()
                 said = connection.recv() if connection.poll(_START_TIMEOUT_S) else TimeoutError()
-            except (EOFError, OSError):
-                ended = self._stop(_LAST_WORDS_S)
+            except (EOFError, OSError) as error:
+                ended = self._stop(_LAST_WORDS_S) or str(error)
                 continue
             if isinstance(said, int):
                 self._limit = said + _MAX_GROWTH
@@ -140,22 +152,20 @@ class Child:
         raise ModelError(f"The worker process cannot start ({ended}).")
 
     def _spawn(self) -> Connection:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=main, args=(theirs, self._settings, self._factory, os.getpid()), daemon=True
-        )
+        """Start a fresh interpreter, which imports what the worker needs and nothing from the current folder:
+        that may be the library. A session of its own keeps a terminal's Ctrl-C away from it."""
+        ours, theirs = Pipe()
+        descriptor = theirs.fileno()
+        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
+        command = [sys.executable, "-I", "-c", _BOOTSTRAP, path, str(descriptor), str(os.getpid())]
         with theirs, self._lock:
             if self._ended:
                 raise ChildLostError("was not finished")
-            resource_tracker.ensure_running()  # a process of its own, which unblocks signals when it starts
-            # the child inherits the mask: a Ctrl-C cannot hit it before it has learned to ignore that
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(descriptor,), start_new_session=True
+            )
             self._process, self._connection = process, ours
+        ours.send((self._settings, self._factory))
         return ours
 
     def _stop(self, patience: float = 0) -> str:
@@ -164,11 +174,10 @@ class Child:
         if process is None or connection is None:
             return ""
         connection.close()
-        process.join(patience)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
         process.kill()
-        process.join()
-        code = process.exitcode or 0
+        code = process.wait()
         with self._lock:
             self._process = self._connection = None
-        process.close()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"

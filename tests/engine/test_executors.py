@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -185,7 +186,7 @@ if __name__ == "__main__":
 """
 
 
-def test_children_die_with_a_parent_that_is_killed(tmp_path: os.PathLike[str]) -> None:
+def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = os.path.join(tmp_path, "parent.py")
     with open(script, "w", encoding="ascii") as file:
         file.write(PARENT)
@@ -218,7 +219,18 @@ def test_inline_and_in_children_are_the_same(
     assert [len(result.faces) for result in inline.submit(photos).result()] == [1, 0]
 
 
-def test_a_missing_model_is_named(engine: EngineSettings, tmp_path: os.PathLike[str]) -> None:
+def test_children_import_nothing_from_the_current_folder(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "multiprocessing", "numpy", "sidecar_faces", "tests"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    (result,) = start().submit(batch("a")).result()
+    assert result.failure is None
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_missing_model_is_named(engine: EngineSettings, tmp_path: Path) -> None:
     absent = replace(engine, models=os.fspath(tmp_path))
     with (
         closing(ProcessExecutor(absent, 1, 60)) as executor,
