@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     sidecar_dir: Path | None = Field(
         None, description="Folder for sidecars, mirroring the library; unset: beside."
     )
+    landmark_layout: Literal["fpenet-68", "fpenet-80", "fpenet-104", "detector"] = Field(
+        "fpenet-80", description="Points per face; 'detector' takes the detector's own."
+    )
+    landmark_weights: Path | None = Field(
+        None, description="Another landmark network of FPENet's interface; unset: the bundled one."
+    )
     landmarks: str = Field("beside", description="Landmark files: 'beside' the photo, 'off', or a folder.")
     max_tries: int = Field(2, ge=1, le=10, description="Tries before a photo is quarantined.")
     deadline: float = Field(120, gt=0, description="Seconds that a worker may take for one batch.")
@@ -129,7 +135,7 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=_state_dir, description="State database and locks.")
     models_dir: Path = Field(default_factory=_models_dir, description="Prepared model weights.")
 
-    @field_validator("sidecar_dir", "state_dir", "models_dir", mode="after")
+    @field_validator("sidecar_dir", "state_dir", "models_dir", "landmark_weights", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else Path(os.path.abspath(value.expanduser()))

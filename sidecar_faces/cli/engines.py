@@ -16,6 +16,7 @@ from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.engine.worker import worker_fingerprint
 from sidecar_faces.errors import EngineUnavailableError, ModelError, SidecarFacesError
+from sidecar_faces.models import require
 
 _CONNECT_S = 0.5
 Say = Callable[[str], None]
@@ -65,12 +66,24 @@ def engine_settings(settings: Settings) -> EngineSettings:
     return EngineSettings(
         models=str(settings.models_dir),
         detector=settings.detector,
+        landmarks=_landmark_weights(settings),
+        layout=settings.landmark_layout,
         min_score=settings.min_score,
         min_face=settings.min_face,
         detail=settings.detail,
         preset=settings.facedetect_preset,
         color=settings.facedetect_color,
     )
+
+
+def _landmark_weights(settings: Settings) -> str:
+    """Path of the landmark network, "" where the detector's points will do. Raises ModelError."""
+    if settings.landmark_layout == "detector":
+        return ""
+    if settings.landmark_weights is not None:
+        return str(settings.landmark_weights)
+    name = "fpenet104.onnx" if settings.landmark_layout == "fpenet-104" else "fpenet80.onnx"
+    return str(require(settings.models_dir, "fpenet").with_name(name))
 
 
 @functools.cache

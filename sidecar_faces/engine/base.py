@@ -53,8 +53,9 @@ class EngineSettings:
 
     `min_score` 0..1; `min_face`: shorter side of the smallest face to keep, in stored pixels;
     `detail`: "fast", "normal" or "fine"; `threads` per worker; `models`: folder with the prepared weights;
-    `landmarks`: weights of a landmark network, or empty for the detector's own points. `preset`, `color`: how
-    FaceDetect's boxes are clustered, and whether it sees "rgb" or "gray" (see `facedetect`).
+    `landmarks`: weights of a landmark network, or empty for the detector's own points; `layout`: how many of
+    its points are taken (see `core.landmarks`). `preset`, `color`: how FaceDetect's boxes are clustered, and
+    whether it sees "rgb" or "gray" (see `facedetect`).
     """
 
     models: str
@@ -64,6 +65,7 @@ class EngineSettings:
     detail: str = "normal"
     threads: int = 1
     landmarks: str = ""
+    layout: str = "fpenet-80"
     preset: str = "nms"
     color: str = "rgb"
 
@@ -78,14 +80,29 @@ class Detector(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Keypoints:
+    """Keypoints of one face as a network gives them, k of them.
+
+    `points` (k, 2) in pixels of the image given; `confidences` (k,) 0..1; `visible` (k,) probability that a
+    point can be seen, or (0,) where the network cannot tell; `agreement` 0..1: how well all this fits the box
+    and the detector's own points, by which the detection's score is multiplied.
+    """
+
+    points: DisplayedPoints
+    confidences: Floats
+    visible: Floats
+    agreement: float = 1.0
+
+
 class LandmarkEstimator(Protocol):
     """Finds the keypoints of faces; the 5-point layout of the detector is used where there is none."""
 
     fingerprint: str
     layout: str
 
-    def estimate(self, image: Image, boxes: Floats, points: Floats) -> list[tuple[DisplayedPoints, Floats]]:
-        """Per face: (k, 2) points in pixels of the image and (k,) confidences."""
+    def estimate(self, image: Image, boxes: Floats, points: Floats) -> list[Keypoints]:
+        """Keypoints per face; boxes (n, 4) and the detector's points (n, p, 2) in pixels of the image."""
         ...
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from sidecar_faces.core.frames import (
     DisplayedBox,
-    DisplayedPoints,
     Floats,
     StoredBox,
     clip,
@@ -15,8 +14,12 @@ from sidecar_faces.core.frames import (
 )
 from sidecar_faces.core.landmarks import LAYOUTS, center, roll
 from sidecar_faces.core.types import Landmarks, Photo
+from sidecar_faces.engine.base import Keypoints
 
 _MIRRORED = frozenset({2, 4, 5, 7})
+OCCLUDED, VISIBLE = 1, 2
+"""COCO's v of a point that is labelled."""
+_SEEN = 0.5
 
 
 def stored_box(photo: Photo, box: Floats) -> StoredBox | None:
@@ -26,18 +29,19 @@ def stored_box(photo: Photo, box: Floats) -> StoredBox | None:
     return clip(to_stored(displayed, photo.stored, photo.orientation), photo.stored)
 
 
-def landmarks(photo: Photo, layout: str, points: DisplayedPoints, confidences: Floats) -> Landmarks:
-    """Keypoints (k, 2) in displayed pixels, with confidences (k,), as they are written.
+def landmarks(photo: Photo, layout: str, found: Keypoints) -> Landmarks:
+    """Keypoints in displayed pixels as they are written.
 
     Stored pixels, not clipped: a chin may lie below the photo's edge. In a mirrored photo the face stands
     upright in the stored frame when its *other* eye is at the left, so the roll is turned by 180 degrees.
     """
     kind = LAYOUTS[layout]
-    stored = to_stored_points(points, photo.stored, photo.orientation)
+    stored = to_stored_points(found.points, photo.stored, photo.orientation)
     places = [(float(x), float(y)) for x, y in stored]
     rotation = roll(kind, places)
     if photo.orientation in _MIRRORED:
         rotation = rotation - 180.0 if rotation > 0 else rotation + 180.0
-    scores = np.clip(confidences, 0.0, 1.0)
+    scores = np.clip(found.confidences, 0.0, 1.0)
     keypoints = tuple((x, y, float(score)) for (x, y), score in zip(places, scores, strict=True))
-    return Landmarks(layout, keypoints, (), rotation, center(kind, places))
+    visibility = tuple(VISIBLE if p >= _SEEN else OCCLUDED for p in found.visible)
+    return Landmarks(layout, keypoints, visibility, rotation, center(kind, places))

@@ -19,7 +19,7 @@ from sidecar_faces.core.frames import DisplayedPoints
 from sidecar_faces.core.landmarks import LAYOUTS
 from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, ImageFormat, Photo
 from sidecar_faces.engine import decode_pillow
-from sidecar_faces.engine.base import Detections, EngineSettings, Image, Worker
+from sidecar_faces.engine.base import Detections, EngineSettings, Image, Keypoints, Worker
 from sidecar_faces.engine.centerface import MULTIPLE
 from sidecar_faces.engine.decode_dali import DaliDecoder, Decoded, has_gpu
 from sidecar_faces.engine.encoded import strip
@@ -34,7 +34,7 @@ from sidecar_faces.engine.triton import (
     TritonClient,
 )
 from sidecar_faces.engine.triton_settings import TritonSettings
-from sidecar_faces.engine.worker import LocalWorker, attempt
+from sidecar_faces.engine.worker import FIVE_POINTS, LocalWorker, attempt
 from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
 
 Way = Literal["client", "server"]
@@ -193,13 +193,16 @@ class ServerSideWorker:
 
     def _made(self, photo: Photo, *rows: NDArray[Any]) -> list[Face]:
         made = []
-        for box, score, points, _visible in zip(*rows, strict=True):
+        for box, score, points, visible in zip(*rows, strict=True):
             where = stored_box(photo, box.astype(np.float64))
             if where is None or min(where.w, where.h) < self._settings.min_face:
                 continue
-            places, confidences = DisplayedPoints(points[:, :2].astype(np.float64)), points[:, 2]
             layout = _LAYOUT_OF[len(points)]
-            made.append(Face(where, float(score[0]), landmarks(photo, layout, places, confidences)))
+            seen = visible if layout != FIVE_POINTS else np.empty(0)
+            places = DisplayedPoints(points[:, :2].astype(np.float64))
+            made.append(
+                Face(where, float(score[0]), landmarks(photo, layout, Keypoints(places, points[:, 2], seen)))
+            )
         return made
 
 

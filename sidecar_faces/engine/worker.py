@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from sidecar_faces.core.frames import DisplayedPoints, Floats, StoredBox
 from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, Photo
-from sidecar_faces.engine.base import Detections, Detector, EngineSettings, LandmarkEstimator
+from sidecar_faces.engine.base import Detections, Detector, EngineSettings, Keypoints, LandmarkEstimator
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.detectors import detector_fingerprint, open_detector
 from sidecar_faces.engine.faces import landmarks, stored_box
+from sidecar_faces.engine.fpenet import open_estimator
 from sidecar_faces.engine.onnx import fingerprint
 from sidecar_faces.engine.pyramid import Decode, Pyramid
 from sidecar_faces.engine.search import search
@@ -19,7 +21,7 @@ from sidecar_faces.errors import EngineUnavailableError, PhotoFailedError, Photo
 
 _GENERATION = 1
 """Raise it when faces would come out differently although no model and no setting changed."""
-_FIVE_POINTS = "centerface-5"
+FIVE_POINTS = "centerface-5"
 _LANDMARK_FACE = 80
 """Shorter side, in pixels, that a landmark network should have of the smallest face."""
 _LANDMARK_LONG_SIDE = 2560
@@ -34,8 +36,9 @@ def worker_fingerprint(settings: EngineSettings) -> str:
 
 def joined_fingerprint(settings: EngineSettings, detector: str, landmarks: str) -> str:
     """The same from the detector's fingerprint and the SHA-256 of the landmark network ("" for none)."""
+    named = f"{settings.layout}:{landmarks[:16]}" if landmarks else ""
     return (
-        f"{_GENERATION} {detector} landmarks={landmarks[:16] or _FIVE_POINTS} detail={settings.detail} "
+        f"{_GENERATION} {detector} landmarks={named or FIVE_POINTS} detail={settings.detail} "
         f"min_score={settings.min_score:g} min_face={settings.min_face}"
     )
 
@@ -72,7 +75,7 @@ class LocalWorker:
         self._settings = settings
         self._decode = decode
         self._detector = detector or open_detector(settings)
-        self._estimator = estimator
+        self._estimator = estimator or (open_estimator(settings) if settings.landmarks else None)
 
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
         """One result per photo, in the order of the batch; never raises for a bad photo."""
@@ -92,28 +95,31 @@ class LocalWorker:
         chosen = [i for i, _ in kept]
         found = Detections(found.boxes[chosen], found.scores[chosen], found.points[chosen])
         layout, points = self._points(pyramid, found)
-        return tuple(
-            Face(box, float(score), landmarks(photo, layout, where, confidences))
-            for (_, box), score, (where, confidences) in zip(kept, found.scores, points, strict=True)
-        )
+        faces = [
+            Face(box, float(score) * some.agreement, landmarks(photo, layout, some))
+            for (_, box), score, some in zip(kept, found.scores, points, strict=True)
+        ]
+        believed = [face for face in faces if face.score >= self._settings.min_score]
+        return tuple(sorted(believed, key=lambda face: -face.score))
 
     def _is_kept(self, box: StoredBox) -> bool:
         return min(box.w, box.h) >= self._settings.min_face
 
-    def _points(
-        self, pyramid: Pyramid, found: Detections
-    ) -> tuple[str, list[tuple[DisplayedPoints, Floats]]]:
-        """The layout, and per face its points in displayed pixels and their confidences."""
+    def _points(self, pyramid: Pyramid, found: Detections) -> tuple[str, list[Keypoints]]:
+        """The layout, and the keypoints of each face in displayed pixels."""
         if self._estimator is None or not found.scores.size:
             # the detector has no confidence of its own for a point
             pairs = zip(found.points, found.scores, strict=True)
-            return _FIVE_POINTS, [(DisplayedPoints(p), np.full(len(p), score)) for p, score in pairs]
+            return FIVE_POINTS, [
+                Keypoints(DisplayedPoints(p), np.full(len(p), score), np.empty(0)) for p, score in pairs
+            ]
         displayed = pyramid.photo.displayed
         image = pyramid.at_least(_landmark_side(pyramid.photo, found.boxes))
         scale = np.array([image.shape[1] / displayed.width, image.shape[0] / displayed.height])
         estimates = self._estimator.estimate(image, found.boxes * np.tile(scale, 2), found.points * scale)
-        placed = [(DisplayedPoints(points / scale), confidences) for points, confidences in estimates]
-        return self._estimator.layout, placed
+        return self._estimator.layout, [
+            replace(some, points=DisplayedPoints(some.points / scale)) for some in estimates
+        ]
 
 
 def _landmark_side(photo: Photo, boxes: Floats) -> int:

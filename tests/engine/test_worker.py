@@ -22,7 +22,7 @@ from sidecar_faces.core.frames import (
     to_displayed,
 )
 from sidecar_faces.core.types import Batch, Face, FailureKind, Photo
-from sidecar_faces.engine.base import EngineSettings
+from sidecar_faces.engine.base import EngineSettings, Keypoints
 from sidecar_faces.engine.base import Image as Pixels
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.faces import landmarks, stored_box
@@ -217,11 +217,11 @@ class Crosses:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def estimate(self, image: Pixels, boxes: Floats, points: Floats) -> list[tuple[DisplayedPoints, Floats]]:
+    def estimate(self, image: Pixels, boxes: Floats, points: Floats) -> list[Keypoints]:
         self.shapes.append(image.shape)
         assert len(boxes) == len(points)
         corners = [np.array([b[:2], (b[2], b[1]), (b[:2] + b[2:]) / 2, (b[0], b[3]), b[2:]]) for b in boxes]
-        return [(DisplayedPoints(each), np.linspace(0, 2, 5)) for each in corners]
+        return [Keypoints(DisplayedPoints(each), np.linspace(0, 2, 5), np.empty(0)) for each in corners]
 
 
 def test_an_estimator_gets_enough_pixels_and_its_points_come_back_in_the_stored_frame(
@@ -273,7 +273,9 @@ def test_boxes_outside_the_photo_and_confidences_out_of_range(photo: MakePhoto) 
     assert stored_box(made, np.array([120.0, 10, 140, 30])) is None
     assert stored_box(made, np.array([-20.0, 10, 30, 90])) == StoredBox(0, 10, 30, 70)
     points = DisplayedPoints(np.array([[10.0, 20], [30, 20], [20, 30], [12, 40], [28, 40]]))
-    marks = landmarks(made, "centerface-5", points, np.array([-1.0, 0.5, 2, 1, 1]))
+    confidences = np.array([-1.0, 0.5, 2, 1, 1])
+    marks = landmarks(made, "centerface-5", Keypoints(points, confidences, np.array([0.4, 0.5, 1, 0, 1])))
+    assert marks.visibility == (1, 2, 2, 1, 2)
     assert [confidence for _, _, confidence in marks.keypoints] == [0, 0.5, 1, 1, 1]
     assert (marks.rotation, marks.center) == (0, (20, 20))
 

@@ -7,7 +7,6 @@ Input `input_face_images` (N, 1, 80, 80) FP32 0..255. Outputs: `conv_keypoints_m
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -58,16 +57,21 @@ def load_net(s: Settings, weights: Path | None) -> Fpenet:
     return net.eval()
 
 
-def write(net: nn.Module, path: Path, meta: dict[str, str]) -> None:
-    """Trace, export, annotate, check."""
-    x = torch.rand(2, 1, CROP, CROP) * 255
+def write(net: Exported, path: Path, meta: dict[str, str]) -> None:
+    """Trace, export, state the outputs' shapes, annotate, check."""
+    x, k = torch.rand(2, 1, CROP, CROP) * 255, net.points
     axes: dict[str, dict[int, str]] = {n: {0: "n"} for n in [INPUT, *OUTPUTS]}
-    torch.onnx.export(net, (x,), str(path), input_names=[INPUT], output_names=OUTPUTS, dynamic_axes=axes, opset_version=17, dynamo=False)
+    torch.onnx.export(
+        net, (x,), str(path), input_names=[INPUT], output_names=OUTPUTS, dynamic_axes=axes, opset_version=17, dynamo=False
+    )
     model = onnx.load(str(path))
-    for key, value in meta.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
-    onnx.checker.check_model(model)
+    shapes = ((k, CROP, CROP), (k, 2), (k,), (k,))
+    for output, shape in zip(model.graph.output, shapes, strict=True):
+        made = onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, ["n", *shape])
+        output.CopyFrom(made)
+    onnx.helper.set_model_props(model, meta)
+    model.producer_name, model.producer_version, model.doc_string = "sidecar-faces training/fpenet", "", ""
+    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
 
 
@@ -86,8 +90,8 @@ def main() -> None:
     p = parser(__doc__)
     p.add_argument("--weights", type=Path, help="default <work>/run/weights.pt")
     p.add_argument("--random", action="store_true", help="random weights, to try the graph")
-    p.add_argument("--out", type=Path, default=Path("sidecar_faces/models/fpenet"))
-    args: argparse.Namespace = p.parse_args()
+    p.add_argument("--out", type=Path, default=Path("sidecar_faces/models"))
+    args = p.parse_args()
     s = load(args)
     weights = None if args.random else args.weights or s.work / "run" / "weights.pt"
     args.out.mkdir(parents=True, exist_ok=True)
