@@ -140,6 +140,7 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            cwd=settings.workspace,
             start_new_session=True,
         )
         self._forwarder = threading.Thread(target=self._forward, args=(say,), daemon=True)

@@ -27,6 +27,13 @@ _POINTS = (
     _tensor("softargmax", "float32", 80, 2),
     _tensor("softargmax:1", "float32", 80),
 )
+_VISIBLE = _tensor("visibility", "float32", 80)
+_POINTS_104 = (
+    _tensor("conv_keypoints_m80", "float32", 104, 80, 80),
+    _tensor("softargmax", "float32", 104, 2),
+    _tensor("softargmax:1", "float32", 104),
+    _tensor("visibility", "float32", 104),
+)
 _IMAGES = _tensor("images", "uint8", -1, -1, 3)
 _ORIENTATION = _tensor("orientation", "int32", 1)
 _DECODE_SIZE = _tensor("decode_size", "int32", 2)
@@ -41,12 +48,14 @@ NOTEBOOK = (
     ModelSpec("facenet", (_NETWORK,), _GRID),
     ModelSpec("facenet_postprocess", (*_GRID, _SIZE), _BOXES),
     ModelSpec("fpenet_preprocess", (_RAW, _BOX), (_CROPS,)),
-    ModelSpec("fpenet", (_CROPS,), _POINTS),
+    ModelSpec("fpenet", (_CROPS,), (*_POINTS, _VISIBLE)),
 )
 """The models of the notebook that this project grew out of."""
 
 OURS = (
     centerface.SPEC,
+    ModelSpec("fpenet104", (_CROPS,), _POINTS_104),
+    ModelSpec("fpenet_postprocess", (_tensor("network_points", "float32", 80, 2),), (_POINTS[1],)),
     ModelSpec("centerface_gridbox", (_NETWORK,), _GRID),
     ModelSpec(
         "faces_detect",

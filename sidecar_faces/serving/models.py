@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from sidecar_faces.core.frames import Size
 from sidecar_faces.core.types import FileSignature, ImageFormat, Photo
-from sidecar_faces.engine import facedetect
+from sidecar_faces.engine import facedetect, fpenet
 from sidecar_faces.engine.base import Detector, EngineSettings, Image, ModelSpec, TensorSpec
 from sidecar_faces.engine.centerface import SPEC as CENTERFACE
 from sidecar_faces.engine.centerface import CenterFace
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.encoded import strip, upright
 from sidecar_faces.engine.facedetect import FaceDetect, StandIn
+from sidecar_faces.engine.faces import VISIBLE
+from sidecar_faces.engine.fpenet import Fpenet
 from sidecar_faces.engine.onnx import CPU, Session
 from sidecar_faces.engine.passes import SUSPECTED
 from sidecar_faces.engine.worker import LocalWorker
@@ -39,6 +41,13 @@ def _detector(parameters: dict[str, str], min_score: float) -> Detector:
 def _centerface(min_score: float) -> CenterFace:
     run = remote("centerface", CENTERFACE.inputs[0].name, [t.name for t in CENTERFACE.outputs])
     return CenterFace(run, "centerface", min(SUSPECTED, min_score))
+
+
+def _estimator(layout: str) -> Fpenet:
+    """Landmarks by the network that has the layout's points, asked through the server."""
+    model = "fpenet104" if layout == "fpenet-104" else "fpenet"
+    run = remote(model, fpenet.INPUT, (fpenet.POINTS, fpenet.PEAKS, fpenet.VISIBILITY))
+    return Fpenet(run, model, layout)
 
 
 class _GridBox:
@@ -112,15 +121,29 @@ def _size(photo: Photo) -> NDArray[np.int64]:
     return np.array([[photo.displayed.height, photo.displayed.width, 3]], np.int64)
 
 
+def _one_photo(rows: NDArray[Any]) -> NDArray[Any]:
+    """Photos differ in size, and so do the tensors that they become: they come one to a request."""
+    if len(rows) != 1:
+        raise ValueError(f"one photo is expected in a request, not {len(rows)}")
+    return rows
+
+
 class FacenetPreprocess(Model):
-    """`facenet_preprocess` where there is no DALI: one photo a request."""
+    """`facenet_preprocess` where there is no DALI."""
 
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""
-        (encoded,) = asked.tensors["input_image_data"]
+        made = [self._one(encoded) for encoded in asked.tensors["input_image_data"]]
+        return {
+            "input_1": np.stack([image for image, _ in made]),
+            "true_image_size": np.concatenate([size for _, size in made]),
+        }
+
+    @staticmethod
+    def _one(encoded: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         with in_memory(encoded) as photo:
             image = decode(photo, long_side=facedetect.NETWORK.width)
-        return {"input_1": facedetect.stretch(image)[None], "true_image_size": _size(photo)}
+        return facedetect.stretch(image), _size(photo)
 
 
 class FacesHeader(Model):
@@ -128,7 +151,7 @@ class FacesHeader(Model):
 
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""
-        (encoded,) = asked.tensors["input_image_data"]
+        (encoded,) = _one_photo(asked.tensors["input_image_data"])
         with in_memory(encoded) as photo:
             if photo.format is ImageFormat.TIFF:
                 raise PhotoRefusedError("is a TIFF, which clients decode themselves")
@@ -148,7 +171,7 @@ class FacesDecode(Model):
 
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""
-        (encoded,), (size,) = asked.tensors["image_data"], asked.tensors["decode_size"]
+        (encoded,), (size,) = _one_photo(asked.tensors["image_data"]), asked.tensors["decode_size"]
         with in_memory(encoded) as photo:
             image = decode(replace(photo, orientation=1), long_side=int(size.max()))
         return {"images": image[None]}
@@ -169,7 +192,9 @@ class FacesIndex(Model):
         turned = upright(image, int(orientation[0]))
         # upright is all that this photo is: its stored frame is the displayed one
         displayed = Photo("", FileSignature(0, 0), ImageFormat.JPEG, Size(int(size[1]), int(size[0])), 1)
-        worker = LocalWorker(settings, _Decoded(turned), _detector(self.parameters, settings.min_score))
+        detector = _detector(self.parameters, settings.min_score)
+        layout = str(asked.parameters.get("layout", "fpenet-80"))
+        worker = LocalWorker(settings, _Decoded(turned), detector, _estimator(layout))
         faces = worker.faces(displayed)
         marks = [face.landmarks for face in faces if face.landmarks is not None]
         boxes = [[f.box.x, f.box.y, f.box.x + f.box.w, f.box.y + f.box.h] for f in faces]
@@ -177,7 +202,7 @@ class FacesIndex(Model):
             "true_boxes": _table(boxes, 4),
             "true_proba": _table([[face.score] for face in faces], 1),
             "landmarks": _table([mark.keypoints for mark in marks], 0, 3),
-            "visibility": _table([mark.visibility for mark in marks], 0),
+            "visibility": _table([[float(v == VISIBLE) for v in mark.visibility] for mark in marks], 0),
         }
 
 
@@ -194,6 +219,34 @@ class _Decoded:
 
     def __call__(self, photo: Photo, *, long_side: int | None) -> Image:  # noqa: ARG002
         return self._image
+
+
+class FpenetPreprocess(Model):
+    """`fpenet_preprocess` where there is no DALI."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        pairs = zip(asked.tensors["raw_image_data"], asked.tensors["true_boxes"], strict=True)
+        return {fpenet.INPUT: np.stack([self._one(*pair) for pair in pairs])[:, None]}
+
+    @staticmethod
+    def _one(encoded: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.float32]:
+        if (box[2:] <= box[:2]).any():
+            raise PhotoRefusedError(f"has no pixels in the box {box.tolist()}")
+        with in_memory(encoded) as photo:
+            image = decode(photo, long_side=None)
+        crop = fpenet.place(box.astype(np.float64), np.empty((0, 2)))
+        return fpenet.cut(image, crop)
+
+
+class FpenetPostprocess(Model):
+    """`fpenet_postprocess`: from pixels of the network's crop to pixels of the square round the box."""
+
+    def answer(self, asked: Question) -> Tensors:
+        """See `Model`."""
+        middle = fpenet.CROP / 2
+        points = (asked.tensors["network_points"] - middle) * fpenet.ENLARGE + middle
+        return {fpenet.POINTS: points.astype(np.float32)}
 
 
 class OnnxModel(Model):
