@@ -41,7 +41,7 @@ def open_detector(settings: EngineSettings) -> Detector:
     if settings.detector != "facedetect":
         return _centerface(settings, least)
     network = StandIn(_centerface(settings, least)) if _is_stand_in(settings) else OnnxGridBox(settings)
-    return FaceDetect(network, settings.min_score, settings.preset, cast(Color, settings.color))
+    return FaceDetect(network, least, settings.preset, cast(Color, settings.color))
 
 
 def _centerface(settings: EngineSettings, min_score: float) -> CenterFace:

@@ -34,7 +34,7 @@ DECODE_LONG_SIDE = 2560
 def _detector(parameters: dict[str, str], min_score: float) -> Detector:
     """The detector that the model's configuration names, its network asked through the server."""
     if parameters["detector"] == "facedetect":
-        return FaceDetect(_GridBox(), min_score, parameters.get("preset", "nms"))
+        return FaceDetect(_GridBox(), min(SUSPECTED, min_score), parameters.get("preset", "nms"))
     return _centerface(min_score)
 
 
