@@ -7,7 +7,7 @@ nothing of visibility. Coordinates of a crop are continuous: it spans 0..80, the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,20 +112,28 @@ def _gray(image: Image, low: NDArray[np.int_], high: NDArray[np.int_]) -> NDArra
 class Fpenet:
     """A `LandmarkEstimator` for the first points of what the network `run` gives, as `layout` counts them."""
 
-    def __init__(self, run: Run, fingerprint: str, layout: str) -> None:
+    def __init__(self, run: Run, fingerprint: str, layout: str, together: int = TOGETHER) -> None:
         self._run = run
         self.fingerprint, self.layout = fingerprint, layout
+        self._count, self._together = LAYOUTS[layout].count, together
 
     def estimate(self, image: Image, boxes: Floats, points: Floats) -> list[Keypoints]:
         """Keypoints of each face in pixels of the image; see the protocol."""
-        crops = [place(box, some) for box, some in zip(boxes, points, strict=True)]
+        (found,) = self.estimate_batch([(image, boxes, points)])
+        return found
+
+    def estimate_batch(self, jobs: Sequence[tuple[Image, Floats, Floats]]) -> list[list[Keypoints]]:
+        """The same for several images; their faces go through the network together."""
+        boxes = [box for _, some, _ in jobs for box in some]
+        crops = [place(box, five) for _, some, points in jobs for box, five in zip(some, points, strict=True)]
+        images = [image for image, some, _ in jobs for _ in some]
         found: list[Keypoints] = []
         for start in range(0, len(crops), TOGETHER):
-            part = crops[start : start + TOGETHER]
-            outputs = self._run(np.stack([cut(image, crop) for crop in part])[:, None])
-            count = LAYOUTS[self.layout].count
-            rows = zip(part, *(output[:, :count].astype(np.float64) for output in outputs), strict=True)
-            found.extend(_keypoints(boxes[len(found) + i], *row) for i, row in enumerate(rows))
+            part = slice(start, start + TOGETHER)
+            outputs = self._run(np.stack([cut(image, crop) for crop in crops[part]])[:, None])
+            firsts = (output[:, : LAYOUTS[self.layout].count].astype(np.float64) for output in outputs)
+            rows = zip(boxes[part], crops[part], *firsts, strict=True)
+            found.extend(_keypoints(*row) for row in rows)
         return found
 
 
