@@ -98,6 +98,10 @@ class Folder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def holds(self, name: str) -> bool:
+        """Whether a file of that name is in this very folder."""
+        return self._exists(name)
+
     def read(self, name: str) -> Snapshot | None:
         """The file; None where there is none. Raises SidecarError where it is none that we may edit."""
         path = os.path.join(self.path, name)

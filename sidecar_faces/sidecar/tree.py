@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from sidecar_faces.errors import SidecarError
 
 MAX_DEPTH = 64
-MAX_ELEMENTS = 200_000
+MAX_ELEMENTS = 50_000
 Name = tuple[str, str]
 """(namespace URI, local name)"""
 
 _SEPARATOR = "\x01"  # not a character of XML, so it cannot be part of a name
 _WHITESPACE = b" \t\r\n"
+_TAG = re.compile(rb"""<(?:[^>"']|"[^"]*"|'[^']*')*>""")
 
 
 @dataclass(slots=True, eq=False)
@@ -53,16 +55,10 @@ class Node:
 
 def tag_end(data: bytes, start: int) -> int:
     """Offset after the tag that begins at `start`; quoted `>` do not end it."""
-    quote, at = 0, start
-    while True:
-        byte = data[at]
-        if quote:
-            quote = 0 if byte == quote else quote
-        elif byte in b"\"'":
-            quote = byte
-        elif byte == 0x3E:
-            return at + 1
-        at += 1
+    tag = _TAG.match(data, start)
+    if tag is None:
+        raise SidecarError("is encoded in another way than it says")
+    return tag.end()
 
 
 def lead(data: bytes, start: int) -> bytes:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sidecar_faces.core.frames import Size
 from sidecar_faces.core.merge import FaceState, recognise
 from sidecar_faces.errors import SidecarConflictError, SidecarError
 from sidecar_faces.log import printable
@@ -52,18 +51,15 @@ def _undo(photo: str, layout: SidecarLayout, *, dry_run: bool) -> Undone | None:
     if marks is None or marks_snapshot is None or memory is None:
         return None
     snapshot = read_place(place)
-    if snapshot is not None and not dry_run:
-        marks_snapshot = _announce(marks, marks_snapshot, memory)
     created = memory.sidecar is not None and memory.sidecar.created
-    removed, regions = False, 0
-    if snapshot is not None and created and is_untouched(memory, place, snapshot):
-        removed = True
-        if not dry_run:
-            _remove(place, snapshot)
-    elif snapshot is not None:
-        regions = _take_out(place, snapshot, memory, dry_run=dry_run)
+    removed = snapshot is not None and created and is_untouched(memory, place, snapshot)
+    regions, rest = (0, None) if snapshot is None or removed else _without_ours(place, snapshot, memory)
     if not dry_run:
-        _remove(marks, marks_snapshot)
+        if snapshot is not None:
+            marks_snapshot = _announce(marks, marks_snapshot, memory)
+            if regions or removed:
+                _replace(place, snapshot, rest)
+        _replace(marks, marks_snapshot, None)
     return Undone(photo, place.path, removed, regions, marks.path)
 
 
@@ -75,11 +71,7 @@ def _announce(marks: Place, snapshot: Snapshot, memory: LandmarkFile) -> Snapsho
     data = dump(replace(memory, faces=tuple(begun)))
     if data == snapshot.data:
         return snapshot
-    folder, name = os.path.split(marks.path)
-    with Folder(folder, marks.within) as opened:
-        written = opened.write(name, data, snapshot)
-        opened.sync()
-    return written
+    return _replace(marks, snapshot, data) or snapshot
 
 
 def is_untouched(memory: LandmarkFile, place: Place, snapshot: Snapshot) -> bool:
@@ -92,29 +84,29 @@ def is_untouched(memory: LandmarkFile, place: Place, snapshot: Snapshot) -> bool
     )
 
 
-def _take_out(place: Place, snapshot: Snapshot, memory: LandmarkFile, *, dry_run: bool) -> int:
+def _without_ours(place: Place, snapshot: Snapshot, memory: LandmarkFile) -> tuple[int, bytes | None]:
+    """How many regions of ours stand in a sidecar, and its content without them."""
     document = read_document(place.path, snapshot.data)
     ours = sorted(recognise(document.regions, memory.known()))
-    if not ours or dry_run:
-        return len(ours)
+    if not ours:
+        return 0, None
     record = memory.sidecar
     container, before = (record.container, record.before) if record else ("", "")
     try:
-        edited = document.edit(ours, (), Size(1, 1), container, before)
+        return len(ours), document.edit(ours, (), memory.stored, container, before).data
     except SidecarError as error:
         raise SidecarError(f"{printable(place.path)}: {error}; it was left as it is.") from error
-    folder, name = os.path.split(place.path)
-    with Folder(folder, place.within) as opened:
-        opened.write(name, edited.data, snapshot)
-        opened.sync()
-    return len(ours)
 
 
-def _remove(place: Place, snapshot: Snapshot) -> None:
+def _replace(place: Place, snapshot: Snapshot, data: bytes | None) -> Snapshot | None:
+    """Write a file anew, or with None remove it."""
     folder, name = os.path.split(place.path)
     with Folder(folder, place.within) as opened:
-        opened.remove(name, snapshot)
+        written = None if data is None else opened.write(name, data, snapshot)
+        if data is None:
+            opened.remove(name, snapshot)
         opened.sync()
+    return written
 
 
 def remembered(layout: SidecarLayout, below: str) -> Iterator[str]:

@@ -156,7 +156,7 @@ class SidecarWriter:
         if situation.plan.changes_sidecar:
             begun, data = _edit(situation, _origin(situation))
             marks_snapshot = self._mark(situation, marks_snapshot, self._pending(situation, begun))
-            self._put(situation.place, data, situation.snapshot)
+            self._put(situation.photo.path, situation.place, data, situation.snapshot)
             record = replace(begun, after=begun.pending, pending="")
         self._mark(situation, marks_snapshot, self._final(situation, record))
 
@@ -187,17 +187,28 @@ class SidecarWriter:
         data = dump(file)
         if situation.marks is None or (expected is not None and expected.data == data):
             return expected
-        return self._put(situation.marks, data, expected)
+        return self._put(situation.photo.path, situation.marks, data, expected)
 
-    def _put(self, place: Place, data: bytes, expected: Snapshot | None) -> Snapshot:
+    def _put(self, photo: str, place: Place, data: bytes, expected: Snapshot | None) -> Snapshot:
+        """Write beside the photo only where the photo is: a library may be unmounted at any moment."""
         folder, name = os.path.split(place.path)
-        with Folder(folder, place.within, create=True) as opened:
+        beside = folder == os.path.dirname(photo)
+        with _opened(folder, place.within, create=not beside) as opened:
+            if beside and not opened.holds(os.path.basename(photo)):
+                raise SidecarError(f"{printable(photo)}: is gone; nothing is written about it.")
             if folder not in self._swept:
                 self._swept.add(folder)
                 opened.sweep(self.now() - SWEEP_AGE_S)
             written = opened.write(name, data, expected)
             opened.sync()
         return written
+
+
+def _opened(folder: str, within: str, *, create: bool) -> Folder:
+    try:
+        return Folder(folder, within, create=create)
+    except FileNotFoundError:
+        raise SidecarError(f"{printable(folder)}: is gone; nothing is written there.") from None
 
 
 def _must_read(path: str) -> bytes:
