@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sidecar_faces.core.frames import DisplayedPoints, Floats, StoredBox
 from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, Photo
-from sidecar_faces.engine.base import Detections, Detector, EngineSettings, Keypoints, LandmarkEstimator
+from sidecar_faces.engine.base import (
+    Detections,
+    Detector,
+    EngineSettings,
+    Image,
+    Keypoints,
+    LandmarkEstimator,
+)
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.detectors import detector_fingerprint, open_detector
 from sidecar_faces.engine.faces import landmarks, stored_box
@@ -89,15 +96,29 @@ class LocalWorker:
 
     def finish(self, pyramid: Pyramid, found: Detections) -> tuple[Face, ...]:
         """What was found in one photo (displayed pixels) as faces, with landmarks. Raises as `faces`."""
+        some = self.prepare(pyramid, found)
+        if self._estimator is None or some.image is None:
+            return self.complete(some, FIVE_POINTS, some.detected())
+        estimates = self._estimator.estimate(some.image, some.boxes(), some.points())
+        return self.complete(some, self._estimator.layout, estimates)
+
+    def prepare(self, pyramid: Pyramid, found: Detections) -> Prepared:
+        """The faces to keep, and an image that is fine enough for their landmarks. Raises as `faces`."""
         photo = pyramid.photo
-        boxes = [stored_box(photo, box) for box in found.boxes]
-        kept = [(i, box) for i, box in enumerate(boxes) if box is not None and self._is_kept(box)]
-        chosen = [i for i, _ in kept]
+        places = [stored_box(photo, box) for box in found.boxes]
+        kept = {i: place for i, place in enumerate(places) if place is not None and self._is_kept(place)}
+        chosen = list(kept)
         found = Detections(found.boxes[chosen], found.scores[chosen], found.points[chosen])
-        layout, points = self._points(pyramid, found)
+        wanted = bool(kept) and self._estimator is not None
+        image = pyramid.at_least(_landmark_side(photo, found.boxes)) if wanted else None
+        return Prepared(photo, tuple(kept.values()), found, image)
+
+    def complete(self, some: Prepared, layout: str, estimates: Sequence[Keypoints]) -> tuple[Face, ...]:
+        """Faces, best first; `estimates` are in pixels of the prepared image."""
+        scale = some.scale()
         faces = [
-            Face(box, float(score) * some.agreement, landmarks(photo, layout, some))
-            for (_, box), score, some in zip(kept, found.scores, points, strict=True)
+            Face(place, float(score) * one.agreement, landmarks(some.photo, layout, _scaled(one, scale)))
+            for place, score, one in zip(some.places, some.found.scores, estimates, strict=True)
         ]
         believed = [face for face in faces if face.score >= self._settings.min_score]
         return tuple(sorted(believed, key=lambda face: -face.score))
@@ -105,21 +126,41 @@ class LocalWorker:
     def _is_kept(self, box: StoredBox) -> bool:
         return min(box.w, box.h) >= self._settings.min_face
 
-    def _points(self, pyramid: Pyramid, found: Detections) -> tuple[str, list[Keypoints]]:
-        """The layout, and the keypoints of each face in displayed pixels."""
-        if self._estimator is None or not found.scores.size:
-            # the detector has no confidence of its own for a point
-            pairs = zip(found.points, found.scores, strict=True)
-            return FIVE_POINTS, [
-                Keypoints(DisplayedPoints(p), np.full(len(p), score), np.empty(0)) for p, score in pairs
-            ]
-        displayed = pyramid.photo.displayed
-        image = pyramid.at_least(_landmark_side(pyramid.photo, found.boxes))
-        scale = np.array([image.shape[1] / displayed.width, image.shape[0] / displayed.height])
-        estimates = self._estimator.estimate(image, found.boxes * np.tile(scale, 2), found.points * scale)
-        return self._estimator.layout, [
-            replace(some, points=DisplayedPoints(some.points / scale)) for some in estimates
-        ]
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The faces of one photo before their landmarks: `places` in stored pixels, `found` in displayed ones,
+    and an upright image; None where none is needed.
+    """
+
+    photo: Photo
+    places: tuple[StoredBox, ...]
+    found: Detections
+    image: Image | None
+
+    def scale(self) -> Floats:
+        """Pixels of the image per displayed pixel, x and y."""
+        if self.image is None:
+            return np.ones(2)
+        displayed = self.photo.displayed
+        return np.array([self.image.shape[1] / displayed.width, self.image.shape[0] / displayed.height])
+
+    def boxes(self) -> Floats:
+        """(n, 4) in pixels of the image."""
+        return np.asarray(self.found.boxes * np.tile(self.scale(), 2))
+
+    def points(self) -> Floats:
+        """(n, p, 2) the detector's points in pixels of the image."""
+        return np.asarray(self.found.points * self.scale())
+
+    def detected(self) -> list[Keypoints]:
+        """The detector's own points as keypoints; it has no confidence of its own for each."""
+        pairs = zip(self.points(), self.found.scores, strict=True)
+        return [Keypoints(DisplayedPoints(p), np.full(len(p), score), np.empty(0)) for p, score in pairs]
+
+
+def _scaled(some: Keypoints, scale: Floats) -> Keypoints:
+    return replace(some, points=DisplayedPoints(some.points / scale))
 
 
 def _landmark_side(photo: Photo, boxes: Floats) -> int:
