@@ -128,13 +128,14 @@ class Fpenet:
         crops = [place(box, five) for _, some, points in jobs for box, five in zip(some, points, strict=True)]
         images = [image for image, some, _ in jobs for _ in some]
         found: list[Keypoints] = []
-        for start in range(0, len(crops), TOGETHER):
-            part = slice(start, start + TOGETHER)
-            outputs = self._run(np.stack([cut(image, crop) for crop in crops[part]])[:, None])
-            firsts = (output[:, : LAYOUTS[self.layout].count].astype(np.float64) for output in outputs)
+        for start in range(0, len(crops), self._together):
+            part = slice(start, start + self._together)
+            cuts = np.stack([cut(image, crop) for image, crop in zip(images[part], crops[part], strict=True)])
+            firsts = (output[:, : self._count].astype(np.float64) for output in self._run(cuts[:, None]))
             rows = zip(boxes[part], crops[part], *firsts, strict=True)
             found.extend(_keypoints(*row) for row in rows)
-        return found
+        rest = iter(found)
+        return [[next(rest) for _ in some] for _, some, _ in jobs]
 
 
 def _keypoints(
