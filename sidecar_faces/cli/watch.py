@@ -52,6 +52,7 @@ log = structlog.get_logger()
 @click.option(
     "--detail", type=click.Choice(["fast", "normal", "fine"]), help="How small a face is looked for."
 )
+@engine_options
 @place_options
 @click.pass_obj
 def watch(app: App, /, paths: tuple[str, ...], **flags: Any) -> None:

@@ -409,3 +409,19 @@ def test_originals_are_never_touched(library: Library) -> None:
         )
     assert set(library.tree()) == set(names)
     assert shutil.which("exiftool")
+
+
+def test_nothing_is_written_about_a_photo_that_is_gone(library: Library) -> None:
+    """A library that is unmounted in mid-write leaves an empty folder behind: nothing may appear in it."""
+    library.add("deep/a.jpg")
+    result = library.result("deep/a.jpg", BOX)
+    writer = library.writer()
+    writer._put(library.path("deep/a.jpg"), library.layout.sidecar(result.photo.path), b"x", None)
+    (library.root / "deep/a.jpg.xmp").unlink()
+    (library.root / "deep/a.jpg").unlink()
+    with pytest.raises(SidecarError, match=r"a\.jpg: is gone"):
+        writer._put(result.photo.path, library.layout.sidecar(result.photo.path), b"x", None)
+    shutil.rmtree(library.root / "deep")
+    with pytest.raises(SidecarError, match="deep: is gone"):
+        writer._put(result.photo.path, library.layout.sidecar(result.photo.path), b"x", None)
+    assert library.tree() == {}
