@@ -19,6 +19,7 @@ from sidecar_faces.errors import SidecarError
 
 SCHEMA = "sidecar-faces/1"
 _MAX_FACES = 10_000
+_FACE = ("id", "state", "score", "bbox", "region", "rotation", "center", "layout", "keypoints", "visibility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +146,35 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(text)
 
 
+def _only(raw: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Refuse what we would lose by writing the file again."""
+    if not isinstance(raw, dict):
+        raise TypeError("an object is expected")
+    if unknown := set(raw) - set(names):
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    return raw
+
+
 def _file_in(raw: Mapping[str, Any]) -> LandmarkFile:
-    photo = raw["photo"]
+    _only(raw, "schema", "photo", "models", "sidecar", "leaving", "faces")
+    photo = _only(raw["photo"], "file_name", "width", "height", "orientation", "size", "mtime_ns")
     faces = tuple(_face_in(face) for face in _list(raw["faces"]))
     if len({face.id for face in faces}) != len(faces) or len(faces) > _MAX_FACES:
         raise ValueError("ids of faces")
     leaving = (
-        Known(_integer(face["id"]), Area(*_floats(face["region"], 4)), FaceState.PENDING)
+        Known(
+            _integer(_only(face, "id", "region")["id"], 1),
+            Area(*_floats(face["region"], 4)),
+            FaceState.PENDING,
+        )
         for face in _list(raw.get("leaving", []))
     )
     return LandmarkFile(
         file_name=_text(photo["file_name"]),
         stored=Size(_integer(photo["width"], 1), _integer(photo["height"], 1)),
-        orientation=_integer(photo["orientation"], 1),
+        orientation=_integer(photo["orientation"], 1, 8),
         signature=FileSignature(_integer(photo["size"]), _integer(photo["mtime_ns"], None)),
-        models=_text(raw["models"]["fingerprint"]),
+        models=_text(_only(raw["models"], "fingerprint")["fingerprint"]),
         sidecar=_record_in(raw["sidecar"]) if "sidecar" in raw else None,
         faces=faces,
         leaving=tuple(leaving),
@@ -167,6 +182,7 @@ def _file_in(raw: Mapping[str, Any]) -> LandmarkFile:
 
 
 def _record_in(raw: Mapping[str, Any]) -> SidecarRecord:
+    _only(raw, "file_name", "created", "container", "before", "after", "pending")
     if not isinstance(raw["created"], bool) or raw["container"] not in ("", "list", "block"):
         raise ValueError("sidecar")
     texts = {key: _text(raw[key]) for key in ("file_name", "before", "after", "pending")}
@@ -174,6 +190,7 @@ def _record_in(raw: Mapping[str, Any]) -> SidecarRecord:
 
 
 def _face_in(raw: Mapping[str, Any]) -> KnownFace:
+    _only(raw, *(_FACE if "layout" in raw else _FACE[:5]))
     (score,) = _floats([raw["score"]], 1)
     return KnownFace(
         id=_integer(raw["id"], 1),
@@ -210,9 +227,11 @@ def _text(value: object) -> str:
     return value
 
 
-def _integer(value: object, least: int | None = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        raise TypeError("a number is expected")
+def _integer(value: object, least: int | None = 0, most: int | None = None) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("a whole number is expected")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(f"{value} is out of range")
     return value
 
 

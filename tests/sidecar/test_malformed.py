@@ -18,6 +18,7 @@ NS = f'xmlns:rdf="{RDF}"'
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "lol"}">' for n in range(10))
 BLOWUP = f'<!ENTITY e "{"x" * 100_000}">'
 ENTITY = GOOD.replace(b"&lt;1&gt;", b"&e;")
+SAYS_UTF8 = "<?xml version='1.0' encoding='utf-8'?>"
 PASSWORDS = b"SYSTEM 'file:///etc/passwd'"
 
 MALFORMED: dict[str, bytes] = {
@@ -52,7 +53,7 @@ MALFORMED: dict[str, bytes] = {
     "UTF-16 without a mark": "<a/>".encode("utf-16-le"),
     "UTF-16 with half a character": b"\xff\xfe" + GOOD.decode().encode("utf-16-le")[:-1],
     "says UTF-16, is UTF-8": b"<?xml version='1.0' encoding='utf-16'?>" + GOOD,
-    "says UTF-8, marked UTF-16": b"\xff\xfe" + "<?xml version='1.0' encoding='utf-8'?><a/>".encode("utf-16-le"),
+    "says UTF-8, marked UTF-16": b"\xff\xfe" + (SAYS_UTF8 + "<a/>").encode("utf-16-le"),
     "says an unknown encoding": b"<?xml version='1.0' encoding='klingon'?>" + GOOD,
     "DTD": b"<!DOCTYPE x>" + GOOD,
     "DTD with an entity": b'<!DOCTYPE x [<!ENTITY e "boom">]>' + ENTITY,
