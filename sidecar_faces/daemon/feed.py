@@ -47,6 +47,7 @@ class Feed:
         scan_every: float,
         linger: float = 0.5,
         on_problem: Callable[[ScanProblem], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.box = HintBox()
         self.scans = 0
@@ -58,6 +59,7 @@ class Feed:
         self._scan_every = scan_every
         self._linger = linger
         self._on_problem = on_problem
+        self._clock = clock
         self._settling = Settling(timing)
         self._folders: Debounce[tuple[str, bool]] = Debounce(timing.quiet, _LONGEST_FOLDER_DELAY)
         self._next_full = 0.0
@@ -83,7 +85,7 @@ class Feed:
 
     def scan_within(self, seconds: float) -> None:
         """Let the next scan of everything begin that soon at the latest."""
-        self._next_full = min(self._next_full, time.monotonic() + seconds)
+        self._next_full = min(self._next_full, self._clock() + seconds)
 
     def restart(self) -> None:
         """A run was broken off: nothing is in flight, and a scan finds what it left."""
@@ -112,7 +114,7 @@ class Feed:
         hints = self.box.take()
         if not hints:
             return
-        now = time.monotonic()
+        now = self._clock()
         if hints.lost:
             self._folders.clear()
             self._folders.touch((self._root, True), now)
@@ -149,13 +151,13 @@ class Feed:
             if self._running is not None:
                 yield from self._scanned()
             elif not self._start_due_scan():
-                pause = self.next_at() - time.monotonic()
+                pause = self.next_at() - self._clock()
                 if pause > self._linger:
                     return
                 self.box.wait(max(pause, 0.0))
 
     def _settled(self) -> Iterator[Candidate]:
-        now = time.monotonic()
+        now = self._clock()
         for path in self._settling.due(now):
             signature, _ = _look(path)
             end = end_of(path) if signature is not None else End.UNKNOWN
@@ -171,12 +173,12 @@ class Feed:
             return
         self._running = None
         if self._full_since is not None:
-            self.last_scan_s = time.monotonic() - self._full_since
+            self.last_scan_s = self._clock() - self._full_since
             self._full_since = None
             self.scans += 1
 
     def _start_due_scan(self) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         if self._next_full <= now:
             folder, recursive = self._root, True
             self._folders.clear()
@@ -206,7 +208,7 @@ class Feed:
         needed = {End.SEEN: self._timing.quiet, End.UNKNOWN: self._timing.unmarked}
         if age >= needed.get(end, self._timing.give_up):
             return True
-        now = time.monotonic()
+        now = self._clock()
         if not self._settling.touch(path, now, signature):
             self._folders.touch((os.path.dirname(path), False), now)
         return False
