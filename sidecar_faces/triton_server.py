@@ -73,7 +73,7 @@ def find(python: str) -> Installation:
 
 
 def prepare(installation: Installation, workspace: Path) -> None:
-    """Lay out what the server needs besides its repository: the python backend and our package."""
+    """Lay out what the server needs besides its repository: the python backend with our package."""
     backend = workspace / "backends" / "python"
     stub = installation.triton / "python_backend_stubs" / installation.version / "triton_python_backend_stub"
     if not stub.is_file():
@@ -81,10 +81,9 @@ def prepare(installation: Installation, workspace: Path) -> None:
     shutil.rmtree(workspace / "backends", ignore_errors=True)
     shutil.copytree(installation.triton / "backends" / "python", backend)
     shutil.copy2(stub, backend)
-    package = workspace / "package"
-    shutil.rmtree(package, ignore_errors=True)
+    # the stub ignores PYTHONPATH; besides the environment of the interpreter it looks here
     ignore = shutil.ignore_patterns("__pycache__", "*.onnx")
-    shutil.copytree(str(resources.files("sidecar_faces")), package / "sidecar_faces", ignore=ignore)
+    shutil.copytree(str(resources.files("sidecar_faces")), backend / "sidecar_faces", ignore=ignore)
 
 
 def command(installation: Installation, settings: ServerSettings, memory: str) -> list[str]:
@@ -121,7 +120,6 @@ def environment(installation: Installation, settings: ServerSettings) -> dict[st
         **{name: os.environ[name] for name in kept if name in os.environ},
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         "PATH": os.pathsep.join([str(installation.bin), os.defpath]),
-        "PYTHONPATH": os.pathsep.join([str(settings.workspace / "package"), str(installation.site)]),
     }
 
 

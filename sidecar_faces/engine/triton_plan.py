@@ -17,7 +17,7 @@ from sidecar_faces.engine.failover import FailoverExecutor, Patience
 from sidecar_faces.engine.triton import TritonClient
 from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.engine.triton_specs import REQUIRED
-from sidecar_faces.engine.triton_worker import Way, open_worker
+from sidecar_faces.engine.triton_worker import Way, landmark_model, open_worker
 from sidecar_faces.engine.worker import joined_fingerprint
 from sidecar_faces.errors import ModelError
 
@@ -64,7 +64,7 @@ def _models(client: TritonClient, engine: EngineSettings) -> str:
     sha256 = (
         centerface if stand_in or detector != "facedetect" else client.parameters("facenet").get("sha256", "")
     )
-    landmarks = client.parameters("faces_index").get("landmarks_sha256", "")
+    landmarks = client.parameters(landmark_model(engine.layout)).get("sha256", "") if engine.landmarks else ""
     return joined_fingerprint(engine, named_fingerprint(engine, sha256, stand_in=stand_in), landmarks)
 
 

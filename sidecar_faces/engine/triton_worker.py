@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar_faces.core.frames import DisplayedPoints
-from sidecar_faces.core.landmarks import LAYOUTS
 from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, ImageFormat, Photo
-from sidecar_faces.engine import decode_pillow
+from sidecar_faces.engine import decode_pillow, fpenet
 from sidecar_faces.engine.base import Detections, EngineSettings, Image, Keypoints, Worker
 from sidecar_faces.engine.centerface import MULTIPLE
 from sidecar_faces.engine.decode_dali import DaliDecoder, Decoded, has_gpu
 from sidecar_faces.engine.encoded import strip
 from sidecar_faces.engine.faces import landmarks, stored_box
+from sidecar_faces.engine.fpenet import Fpenet
 from sidecar_faces.engine.passes import SUSPECTED, views
 from sidecar_faces.engine.pyramid import Pyramid
 from sidecar_faces.engine.search_batch import search_batch
@@ -34,7 +34,7 @@ from sidecar_faces.engine.triton import (
     TritonClient,
 )
 from sidecar_faces.engine.triton_settings import TritonSettings
-from sidecar_faces.engine.worker import FIVE_POINTS, LocalWorker, attempt
+from sidecar_faces.engine.worker import FIVE_POINTS, LocalWorker, Prepared, attempt
 from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
 
 Way = Literal["client", "server"]
@@ -42,7 +42,8 @@ Way = Literal["client", "server"]
 IN_FLIGHT = 4
 """Requests of one worker that wait for a server at the same time."""
 _FACES = ("true_boxes", "true_proba", "landmarks", "visibility", "true_image_size")
-_LAYOUT_OF = {layout.count: name for name, layout in LAYOUTS.items()}
+_TOGETHER = 64
+"""Faces in one request, which is as many as the model takes."""
 
 
 class TritonDetector:
@@ -85,6 +86,32 @@ class TritonDetector:
         return [Detections(b[r], s[r], p[r]) for b, s, p, r in zip(boxes, scores, points, real, strict=True)]
 
 
+class TritonFpenet:
+    """FPENet's network on a server, as `Fpenet` runs it."""
+
+    def __init__(self, client: TritonClient, layout: str) -> None:
+        self._client = client
+        self._model = landmark_model(layout)
+        self._outputs: tuple[str, ...] = ()
+
+    def __call__(self, crops: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Raises ServerUnavailableError or RequestFailedError."""
+        if not self._outputs:
+            offered = {tensor.name for tensor in self._client.spec(self._model).outputs}
+            known = (fpenet.POINTS, fpenet.PEAKS, fpenet.VISIBILITY)
+            self._outputs = tuple(name for name in known if name in offered)
+        answer = self._client.infer(Request(self._model, {fpenet.INPUT: crops}, self._outputs))
+        found = [answer[name] for name in self._outputs]
+        if any(len(output) != len(crops) for output in found):
+            raise ServerUnavailableError(f"Triton at {self._client.url} answers too few faces.")
+        return found
+
+
+def landmark_model(layout: str) -> str:
+    """The model of the repository that has a layout's points."""
+    return "fpenet104" if layout == "fpenet-104" else "fpenet"
+
+
 def _padded(image: Image) -> tuple[int, int]:
     height, width = image.shape[:2]
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
@@ -98,7 +125,9 @@ class ClientSideWorker:
     def __init__(self, settings: EngineSettings, client: TritonClient, decoder: DaliDecoder) -> None:
         self._settings, self._decoder = settings, decoder
         self._detector = TritonDetector(client, settings.min_score)
-        self._alone = LocalWorker(settings, decode_pillow.decode, self._detector)
+        self._estimator = Fpenet(TritonFpenet(client, settings.layout), "triton", settings.layout, _TOGETHER)
+        estimator = self._estimator if settings.landmarks else None
+        self._alone = LocalWorker(settings, decode_pillow.decode, self._detector, estimator)
 
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
         """One result per photo, in the order of the batch; never raises for a bad photo."""
@@ -107,21 +136,43 @@ class ClientSideWorker:
         images = {i: image for i, image in enumerate(decoded) if isinstance(image, np.ndarray)}
         pyramids = {i: Pyramid(photos[i], self._decode, image) for i, image in images.items()}
         try:
-            found = search_batch(
-                list(pyramids.values()), self._detector, self._settings.detail, self._settings.min_score
-            )
+            prepared = self._prepared(pyramids)
+            faces = self._faces([some for some in prepared.values() if isinstance(some, Prepared)])
         except ServerUnavailableError as error:
             return unavailable(photos, error)
         except (RequestFailedError, PhotoFailedError, PhotoRefusedError):
             return self._alone.process(batch)
-        ready = {i: partial(self._finish, pyramids[i], some) for i, some in zip(pyramids, found, strict=True)}
+        done = iter(faces)
+        outcomes = {i: next(done) if isinstance(some, Prepared) else some for i, some in prepared.items()}
         return tuple(
-            attempt(photo, ready.get(i) or partial(_refuse, image))
+            attempt(photo, partial(_outcome, outcomes.get(i, image)))
             for i, (photo, image) in enumerate(zip(photos, decoded, strict=True))
         )
 
-    def _finish(self, pyramid: Pyramid, found: Detections, _photo: Photo) -> tuple[Face, ...]:
-        return self._alone.finish(pyramid, found)
+    def _prepared(
+        self, pyramids: dict[int, Pyramid]
+    ) -> dict[int, Prepared | PhotoFailedError | PhotoRefusedError]:
+        """Look for faces in all photos, and decode those again that need it for their landmarks."""
+        detail, min_score = self._settings.detail, self._settings.min_score
+        found = search_batch(list(pyramids.values()), self._detector, detail, min_score)
+        prepared: dict[int, Prepared | PhotoFailedError | PhotoRefusedError] = {}
+        for (index, pyramid), some in zip(pyramids.items(), found, strict=True):
+            try:
+                prepared[index] = self._alone.prepare(pyramid, some)
+            except (PhotoFailedError, PhotoRefusedError) as error:
+                prepared[index] = error
+        return prepared
+
+    def _faces(self, prepared: Sequence[Prepared]) -> list[tuple[Face, ...]]:
+        """Landmarks for the faces of all photos, in one request."""
+        if not self._settings.landmarks:
+            return [self._alone.complete(some, FIVE_POINTS, some.detected()) for some in prepared]
+        jobs = [(some.image, some.boxes(), some.points()) for some in prepared if some.image is not None]
+        estimates = iter(self._estimator.estimate_batch(jobs))
+        return [
+            self._alone.complete(some, self._settings.layout, [] if some.image is None else next(estimates))
+            for some in prepared
+        ]
 
     def _decode(self, photo: Photo, *, long_side: int | None) -> Image:
         (image,) = self._decoder.decode([photo], [long_side or 1 << 30])
@@ -130,10 +181,12 @@ class ClientSideWorker:
         return image
 
 
-def _refuse(reason: Decoded, _photo: Photo) -> tuple[Face, ...]:
-    if isinstance(reason, Exception):
-        raise reason
-    raise PhotoFailedError("was not looked at")
+def _outcome(outcome: tuple[Face, ...] | Decoded, _photo: Photo) -> tuple[Face, ...]:
+    if isinstance(outcome, Exception):
+        raise outcome
+    if isinstance(outcome, np.ndarray):
+        raise PhotoFailedError("was not looked at")
+    return outcome
 
 
 def _finest(photo: Photo, detail: str) -> int:
@@ -159,6 +212,7 @@ class ServerSideWorker:
             "detail": settings.detail,
             "min_score": f"{settings.min_score:g}",
             "min_face": str(settings.min_face),
+            "layout": settings.layout if settings.landmarks else "detector",
         }
 
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
@@ -177,8 +231,13 @@ class ServerSideWorker:
                 return self._encoded(photo)
             except RequestFailedError:  # what the server's decoder cannot do, ours may; if not, it says why
                 self.fallbacks += 1
-        detector = TritonDetector(self._client(), self._settings.min_score)
-        return LocalWorker(self._settings, decode_pillow.decode, detector).faces(photo)
+        client = self._client()
+        network = TritonFpenet(client, self._settings.layout)
+        estimator = (
+            Fpenet(network, "triton", self._settings.layout, _TOGETHER) if self._settings.landmarks else None
+        )
+        detector = TritonDetector(client, self._settings.min_score)
+        return LocalWorker(self._settings, decode_pillow.decode, detector, estimator).faces(photo)
 
     def _encoded(self, photo: Photo) -> tuple[Face, ...]:
         with decode_pillow.opened(photo) as file:
@@ -197,8 +256,8 @@ class ServerSideWorker:
             where = stored_box(photo, box.astype(np.float64))
             if where is None or min(where.w, where.h) < self._settings.min_face:
                 continue
-            layout = _LAYOUT_OF[len(points)]
-            seen = visible if layout != FIVE_POINTS else np.empty(0)
+            layout = self._settings.layout if self._settings.landmarks else FIVE_POINTS
+            seen = visible[: len(points)] if self._settings.landmarks else np.empty(0)
             places = DisplayedPoints(points[:, :2].astype(np.float64))
             made.append(
                 Face(where, float(score[0]), landmarks(photo, layout, Keypoints(places, points[:, 2], seen)))

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from sidecar_faces.core.frames import Size
+from sidecar_faces.core.landmarks import LAYOUTS
 from sidecar_faces.core.types import FileSignature, ImageFormat, Photo
 from sidecar_faces.engine import facedetect, fpenet
 from sidecar_faces.engine.base import Detector, EngineSettings, Image, ModelSpec, TensorSpec
@@ -43,11 +45,17 @@ def _centerface(min_score: float) -> CenterFace:
     return CenterFace(run, "centerface", min(SUSPECTED, min_score))
 
 
-def _estimator(layout: str) -> Fpenet:
-    """Landmarks by the network that has the layout's points, asked through the server."""
+def _estimator(layout: str, parameters: dict[str, str]) -> Fpenet | None:
+    """Landmarks by the network that has the layout's points, asked through the server; None for the
+    detector's.
+    """
+    if layout == "detector":
+        return None
+    if layout not in LAYOUTS:
+        raise ValueError(f"there is no layout {layout!r}")
     model = "fpenet104" if layout == "fpenet-104" else "fpenet"
-    run = remote(model, fpenet.INPUT, (fpenet.POINTS, fpenet.PEAKS, fpenet.VISIBILITY))
-    return Fpenet(run, model, layout)
+    visibility = (fpenet.VISIBILITY,) if parameters["visibility"] == "true" or model == "fpenet104" else ()
+    return Fpenet(remote(model, fpenet.INPUT, (fpenet.POINTS, fpenet.PEAKS, *visibility)), model, layout)
 
 
 class _GridBox:
@@ -194,7 +202,7 @@ class FacesIndex(Model):
         displayed = Photo("", FileSignature(0, 0), ImageFormat.JPEG, Size(int(size[1]), int(size[0])), 1)
         detector = _detector(self.parameters, settings.min_score)
         layout = str(asked.parameters.get("layout", "fpenet-80"))
-        worker = LocalWorker(settings, _Decoded(turned), detector, _estimator(layout))
+        worker = LocalWorker(settings, _Decoded(turned), detector, _estimator(layout, self.parameters))
         faces = worker.faces(displayed)
         marks = [face.landmarks for face in faces if face.landmarks is not None]
         boxes = [[f.box.x, f.box.y, f.box.x + f.box.w, f.box.y + f.box.h] for f in faces]
@@ -212,13 +220,17 @@ def _table(rows: Sequence[Any], *empty: int) -> NDArray[np.float32]:
 
 
 class _Decoded:
-    """A decoder that has decoded already."""
+    """A decoder that has decoded already; it reduces by whole factors as the embedded engine's does."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
 
-    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:  # noqa: ARG002
-        return self._image
+    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:
+        """See `pyramid.Decode`."""
+        factor = max(self._image.shape) // (long_side or max(self._image.shape))
+        if factor < 2:
+            return self._image
+        return np.asarray(Pillow.fromarray(self._image).reduce(factor))
 
 
 class FpenetPreprocess(Model):
