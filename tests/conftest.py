@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,24 @@ def portrait_jpeg(portrait: Image.Image) -> bytes:
 def as_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture
+def hung(tmp_path: Path, as_root: None) -> Iterator[Path]:
+    """A FUSE mount that nobody serves: whoever looks at it waits."""
+    folder = tmp_path / "hung"
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("FUSE is not there")
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    if libc.mount(b"nobody", os.fsencode(folder), b"fuse.nobody", 0, options):
+        os.close(device)
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield folder
+    finally:
+        libc.umount2(os.fsencode(folder), 2)
+        os.close(device)

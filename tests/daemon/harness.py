@@ -19,7 +19,7 @@ from PIL import Image
 
 from sidecar_faces.core.frames import StoredBox
 from sidecar_faces.core.settle import Timing
-from sidecar_faces.core.types import Batch, Face, FaceResult
+from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind
 from sidecar_faces.daemon.library import Engine, Library, Options
 from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.daemon.state import State, Status
@@ -51,6 +51,7 @@ class FixedExecutor:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.down = False
+        self.fails = ""
         self.gate = threading.Event()
         self.gate.set()
         self.on_read: Callable[[str], None] = lambda _: None
@@ -63,6 +64,9 @@ class FixedExecutor:
             return future
         results = []
         for photo in batch.photos:
+            if self.fails:
+                results.append(FaceResult(photo, failure=Failure(FailureKind.FAILED, self.fails)))
+                continue
             self.on_read(photo.path)
             self.seen.append(os.path.basename(photo.path))
             box = StoredBox(photo.stored.width * 0.4, photo.stored.height * 0.4, 20, 20)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from sidecar_faces.core.settle import Timing
+from sidecar_faces.daemon import guard
 from sidecar_faces.daemon.state import State
+from sidecar_faces.library.watch import Mode
 from tests.daemon.harness import FixedExecutor, Watched, jpeg, often, watched
 
 
@@ -300,3 +302,73 @@ def test_the_store_tells_what_is_going_on(root: Path, state: Path) -> None:
         watch = daemon.store.watch(str(root))
         assert watch is not None
         assert (watch["mode"], watch["indexed"], watch["faces"]) == ("inotify", 1, 1)
+
+
+def test_it_pauses_below_the_free_space_to_keep(
+    root: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [0]
+    monkeypatch.setattr(guard, "free_bytes", lambda _path: free[0])
+    with watched(state, root, options=often(min_free=200 << 20)) as daemon:
+        daemon.until(lambda: daemon.status().state is State.PAUSED)
+        assert "0 MiB are free, less than the 200 MiB to keep" in daemon.status().detail
+        assert daemon.executor.seen == []
+        free[0] = 1 << 30
+        daemon.until(lambda: sidecar(root / "old.jpg").exists())
+        free[0] = 100 << 20
+        (root / "new.jpg").write_bytes(jpeg())
+        daemon.until(lambda: daemon.status().state is State.PAUSED)
+        assert not sidecar(root / "new.jpg").exists()
+        free[0] = 1 << 30
+        daemon.until(lambda: sidecar(root / "new.jpg").exists())
+        assert daemon.status().counts.quarantined == 0
+
+
+def test_an_emitter_that_died_is_started_again(root: Path, state: Path) -> None:
+    with watched(state, root) as daemon:
+        daemon.until_idle()
+        watcher = daemon.libraries[0]._watcher
+        assert watcher is not None
+        assert watcher._observer is not None
+        for emitter in watcher._observer.emitters:
+            emitter.stop()
+        (root / "unseen.jpg").write_bytes(jpeg())
+        daemon.until(lambda: sidecar(root / "unseen.jpg").exists())
+        (root / "seen.jpg").write_bytes(jpeg())
+        daemon.until(lambda: sidecar(root / "seen.jpg").exists())
+
+
+@pytest.mark.parametrize("mode", [Mode.POLLING, Mode.SCANS])
+def test_without_inotify_photos_are_found_all_the_same(root: Path, state: Path, mode: Mode) -> None:
+    with watched(state, root, options=often(mode=mode, poll_every=0.3)) as daemon:
+        daemon.until_idle()
+        assert daemon.status().mode == mode.value
+        (root / "new.jpg").write_bytes(jpeg())
+        daemon.until(lambda: sidecar(root / "new.jpg").exists())
+        (root / "new.jpg").rename(root / "moved.jpg")
+        daemon.until(lambda: daemon.store.get(str(root / "moved.jpg")) is not None)
+
+
+def test_a_hung_library_keeps_no_other_waiting(root: Path, state: Path, hung: Path) -> None:
+    """One library lies on a mount that never answers: the other works, and it is said within 30 seconds."""
+    with watched(state, hung, root, options=often(look_deadline=0.5)) as daemon:
+        daemon.until(lambda: sidecar(root / "old.jpg").exists())
+        daemon.until(lambda: daemon.status(0).detail == "its file system does not answer")
+        (root / "new.jpg").write_bytes(jpeg())
+        daemon.until(lambda: sidecar(root / "new.jpg").exists())
+        assert not daemon.libraries[0].is_stuck(1e12)  # it is not to blame
+
+
+def test_a_photo_that_fails_while_its_library_goes_away_is_not_blamed(root: Path, state: Path) -> None:
+    executor = FixedExecutor()
+    executor.gate.clear()
+    with watched(state, root, executor=executor) as daemon:
+        daemon.until(lambda: daemon.status().in_flight == 1)
+        executor.fails = "cannot be read (Stale file handle)"
+        root.rename(root.with_name("away"))
+        executor.gate.set()
+        daemon.until(lambda: daemon.status().state is State.OFFLINE)
+        executor.fails = ""
+        root.with_name("away").rename(root)
+        daemon.until(lambda: sidecar(root / "old.jpg").exists())
+        assert daemon.store.counts(str(root))["quarantined"] == 0

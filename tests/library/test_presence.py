@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,27 +89,6 @@ def test_looks_are_as_rare_as_agreed(root: Path) -> None:
     sentry.poll(now + 15)
     assert sentry._child is not None
     sentry.close()
-
-
-@pytest.fixture
-def hung(tmp_path: Path, as_root: None) -> Iterator[Path]:
-    """A FUSE mount that nobody serves: whoever looks at it waits."""
-    folder = tmp_path / "hung"
-    folder.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR)
-    except OSError:
-        pytest.skip("FUSE is not there")
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-    if libc.mount(b"nobody", os.fsencode(folder), b"fuse.nobody", 0, options):
-        os.close(device)
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield folder
-    finally:
-        libc.umount2(os.fsencode(folder), 2)
-        os.close(device)
 
 
 def test_a_mount_that_does_not_answer_keeps_nobody(hung: Path) -> None:
