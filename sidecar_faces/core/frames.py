@@ -181,9 +181,9 @@ class Letterbox:
     scale_y: float
 
     @classmethod
-    def fit(cls, displayed: Size, long_side: int, multiple: int = 32) -> Letterbox:
-        """Fit the photo's longer side to `long_side` (pixels), never enlarging it."""
-        ratio = min(1.0, long_side / max(displayed.width, displayed.height))
+    def fit(cls, displayed: Size, long_side: int, multiple: int = 32, enlarge: float = 1.0) -> Letterbox:
+        """Fit the photo's longer side to `long_side` (pixels), enlarging it at most `enlarge` times."""
+        ratio = min(enlarge, long_side / max(displayed.width, displayed.height))
         content = Size(max(1, round(displayed.width * ratio)), max(1, round(displayed.height * ratio)))
         canvas = Size(-(-content.width // multiple) * multiple, -(-content.height // multiple) * multiple)
         return cls(canvas, content, content.width / displayed.width, content.height / displayed.height)

@@ -29,8 +29,8 @@ from sidecar_faces.errors import EngineUnavailableError, PhotoFailedError, Photo
 _GENERATION = 1
 """Raise it when faces would come out differently although no model and no setting changed."""
 FIVE_POINTS = "centerface-5"
-_LANDMARK_FACE = 80
-"""Shorter side, in pixels, that a landmark network should have of the smallest face."""
+_LANDMARK_FACE = 56
+"""Longer side, in pixels, that a landmark network should have of the smallest face."""
 _LANDMARK_LONG_SIDE = 2560
 """But no larger is a photo decoded for it."""
 
@@ -166,5 +166,5 @@ def _scaled(some: Keypoints, scale: Floats) -> Keypoints:
 def _landmark_side(photo: Photo, boxes: Floats) -> int:
     """How long a photo must be so that its smallest face has enough pixels, within reason."""
     long_side = max(photo.displayed.width, photo.displayed.height)
-    smallest = float((boxes[:, 2:] - boxes[:, :2]).min())
+    smallest = float((boxes[:, 2:] - boxes[:, :2]).max(axis=1).min())
     return min(round(long_side * _LANDMARK_FACE / max(smallest, 1.0)), _LANDMARK_LONG_SIDE)
