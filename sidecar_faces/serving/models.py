@@ -225,7 +225,7 @@ class _Decoded:
     def __init__(self, image: Image) -> None:
         self._image = image
 
-    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:
+    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:  # noqa: ARG002
         """See `pyramid.Decode`."""
         factor = max(self._image.shape) // (long_side or max(self._image.shape))
         if factor < 2:
