@@ -7,10 +7,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
 ARGS ?=
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+SERVER_VENV ?= .venv-server
 DEMO := demo-library
 
-.PHONY: setup rescan test lint unit locks clean
+.PHONY: setup server serve rescan test lint unit locks clean
 
 setup: $(VENV)/.installed
 	@$(BIN)/sidecar-faces models install
@@ -22,6 +23,17 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml scripts/install-system.s
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Triton in an environment of its own, as its wheel needs numpy < 2.
+server: $(SERVER_VENV)/.installed
+
+$(SERVER_VENV)/.installed: requirements/server.txt
+	$(PYTHON) -m venv $(SERVER_VENV)
+	$(SERVER_VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/server.txt
+	@touch $@
+
+serve: setup server
+	@$(BIN)/sidecar-faces serve --server-python $(SERVER_VENV)/bin/python $(ARGS)
 
 rescan: setup
 ifeq ($(strip $(PHOTOS)),)
@@ -39,7 +51,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: setup
+unit: setup server
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Locks for every supported Python; hashes only, so that any mirror of the package index will do.
@@ -48,6 +60,8 @@ locks:
 		pyproject.toml -o requirements/runtime.txt
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --group test -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+		requirements/server.in -o requirements/server.txt
 
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SERVER_VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
