@@ -83,7 +83,12 @@ class Folder:
         if create:
             with _told(os.path.join(path, "*")):
                 os.makedirs(path, exist_ok=True)
-        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise _explained(path, error) from error
         real, base = os.path.realpath(path), os.path.join(os.path.realpath(within), "")
         if not os.path.join(real, "").startswith(base):
             self.close()
@@ -105,7 +110,8 @@ class Folder:
     def read(self, name: str) -> Snapshot | None:
         """The file; None where there is none. Raises SidecarError where it is none that we may edit."""
         path = os.path.join(self.path, name)
-        self._mend(name)
+        with _told(path):
+            self._mend(name)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except FileNotFoundError:
@@ -134,9 +140,9 @@ class Folder:
         Raises ChangedError where something else stands there, SidecarError, DiskFullError.
         """
         path = os.path.join(self.path, name)
-        if expected is not None:
-            self._refuse_protected(name, expected)
         with _told(path):
+            if expected is not None:
+                self._refuse_protected(name, expected)
             temp = self._temporary(data, expected)
             try:
                 status = os.lstat(temp, dir_fd=self.fd)

@@ -99,21 +99,27 @@ class ExifTool:
         """
         with self._lock, _opened(photo, kind) as fd:
             source, target = f"photo.{kind.value}", "seed.xmp"
-            self._clear(source, target)
-            os.symlink(f"/proc/{os.getpid()}/fd/{fd}", os.path.join(self._scratch, source))
             try:
-                self._call("-tagsfromfile", source, "-xmp", target)
-                if not _is_editable(self._read(target)):
-                    self._clear(target)  # broken packets, and those in several parts: value by value
-                    self._call("-tagsfromfile", source, "-xmp:all", target)
-                self._call("-tagsfromfile", source, *MAPPINGS, "-wm", "cg", target)
-                seed = self._read(target)
-                if seed and b"Orientation" in seed:
-                    self._call("-xmp-tiff:orientation=", target)
-                    seed = self._read(target)
-                return seed
+                self._clear(source, target)
+                os.symlink(f"/proc/{os.getpid()}/fd/{fd}", os.path.join(self._scratch, source))
+                return self._extract(source, target)
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise ToolFailedError(f"{self._scratch}: {why}; exiftool works there.") from error
             finally:
                 self._clear(source, target)
+
+    def _extract(self, source: str, target: str) -> bytes | None:
+        self._call("-tagsfromfile", source, "-xmp", target)
+        if not _is_editable(self._read(target)):
+            self._clear(target)  # broken packets, and those in several parts: value by value
+            self._call("-tagsfromfile", source, "-xmp:all", target)
+        self._call("-tagsfromfile", source, *MAPPINGS, "-wm", "cg", target)
+        seed = self._read(target)
+        if seed and b"Orientation" in seed:
+            self._call("-xmp-tiff:orientation=", target)
+            seed = self._read(target)
+        return seed
 
     def _call(self, *arguments: str) -> None:
         """One command on files of the scratch folder; warnings about the photo are not ours to judge."""
@@ -127,10 +133,14 @@ class ExifTool:
         try:
             running.child.stdin.write(request.encode())
             running.child.stdin.flush()
-            self._answer(running.child, time.monotonic() + self.deadline)
+            said = str(self._answer(running.child, time.monotonic() + self.deadline).get("stderr"))
         except (OSError, ValueError) as error:
             self._stop()
             raise ToolFailedError(f"exiftool did not answer ({error}); run again.") from error
+        if (
+            "Error:" in said and "Nothing to write" not in said
+        ):  # a seed that is cut short would hide the rest
+            raise ToolFailedError(f"exiftool failed ({said.strip().split(' - ')[0]}).")
 
     def _started(self) -> _Running:
         if self._running is not None:
@@ -184,6 +194,7 @@ class ExifTool:
             return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(running.tool, signal.SIGKILL)  # stopped programs obey nothing else
+            select.select([running.tool], [], [], 1.0)  # until it is gone
         os.close(running.tool)
         _end(running.child)
 
@@ -191,7 +202,7 @@ class ExifTool:
         with suppress(FileNotFoundError), open(os.path.join(self._scratch, name), "rb") as file:
             data = file.read(_MAX_SEED + 1)
             if len(data) > _MAX_SEED:
-                raise SidecarError("the photo's own metadata is too large for a sidecar")
+                raise SidecarError("holds more metadata than a sidecar may be large")
             return data
         return None
 

@@ -232,6 +232,17 @@ def test_one_face_found_twice_is_one_face() -> None:
     assert states(plan) == [WRITTEN]
 
 
+def test_a_standing_region_wins_over_the_memory_of_a_rejected_one_beside() -> None:
+    known = [Known(1, Area(0.5, 0.5, 0.2, 0.2), REJECTED), Known(2, Area(0.56, 0.5, 0.2, 0.2), WRITTEN)]
+    regions = number([plain(known[1].area)])
+    between = Area(0.54, 0.5, 0.2, 0.2)
+    assert overlaps(between, known[0].area)
+    plan = merge(regions, known, [between])
+    assert plan.add == (between,)
+    assert [(d.id, d.state) for d in plan.decisions] == [(1, REJECTED), (2, WRITTEN)]
+    assert not merge(apply(regions, plan), remember(plan), [between]).changes_sidecar
+
+
 def test_a_plain_region_that_we_do_not_know_is_somebody_s() -> None:
     plan = merge(number([plain(FACE)]), [], [FACE])
     assert plan.ours == ()

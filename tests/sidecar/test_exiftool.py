@@ -232,6 +232,34 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+def test_a_full_scratch_folder_is_no_photo_without_metadata(
+    library: Library, tmp_path: Path, as_root: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = tmp_path / "small"
+    point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(point)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("may not mount here")
+    try:
+        monkeypatch.setattr("tempfile.tempdir", str(point))
+        library.add("a.jpg")
+        run(library.path("a.jpg"), "-XMP-dc:Title=precious", "-EXIF:Artist=me")
+        with ExifTool() as tool:
+            for free in (0, 4096):
+                (point / "ballast").write_bytes(b"x" * (_free(point) - free))
+                with pytest.raises(ToolFailedError, match="exiftool failed"):
+                    tool.seed(library.path("a.jpg"), JPEG)
+                (point / "ballast").unlink()
+            assert b"precious" in (tool.seed(library.path("a.jpg"), JPEG) or b"")
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+def _free(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
 def test_it_ends_with_us(library: Library) -> None:
     with ExifTool() as tool:
         assert tool._running is not None

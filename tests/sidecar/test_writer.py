@@ -224,6 +224,17 @@ def test_the_landmark_file_says_what_was_found(library: Library) -> None:
     assert (file.sidecar.file_name, file.sidecar.created) == ("a.jpg.xmp", True)
 
 
+def test_a_face_that_an_undo_was_about_to_take_out_is_not_rejected(library: Library) -> None:
+    library.add("a.jpg")
+    library.write("a.jpg", BOX)
+    marks = library.root / "a.jpg.faces.json"
+    marks.write_bytes(marks.read_bytes().replace(b'"written"', b'"pending"'))  # as an undo leaves it, killed
+    (library.root / "a.jpg.xmp").unlink()
+    assert library.writer().recall(library.path("a.jpg"), library.photo("a.jpg").signature) is None
+    assert library.write("a.jpg", BOX) == 1
+    assert names_and_owners(library) == [(None, True)]
+
+
 def test_recall_knows_photos_of_the_same_models_only(library: Library) -> None:
     library.add("a.jpg")
     library.write("a.jpg", BOX)
@@ -371,16 +382,23 @@ def test_old_temporary_files_are_swept_once_a_folder_is_written_to(library: Libr
     assert not list(library.root.glob(".sidecar-faces*"))
 
 
-def test_a_folder_without_write_permission(library: Library) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_that_another_user_may_not_write(library: Library, as_root: None, mode: int) -> None:
     library.add("a.jpg")
-    library.root.chmod(0o555)
+    library.add("a.xmp", person())
+    result = library.result("a.jpg", BOX)
+    for folder in library.root.parents:
+        if folder.owner() == "root" and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    before = library.tree()
+    library.root.chmod(mode)
+    os.seteuid(65534)
     try:
         with pytest.raises(SidecarError, match="--sidecar-dir"):
-            library.write("a.jpg", BOX)
+            library.writer().write(result)
     finally:
-        library.root.chmod(0o755)
+        os.seteuid(0)
+    assert library.tree() == before
 
 
 def test_a_name_that_leaves_no_room_is_named(library: Library) -> None:
