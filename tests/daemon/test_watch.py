@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, Tree
+from tests.daemon.harness import jpeg
+from tests.daemon.process import Process
 
 OURS = (".xmp", ".faces.json")
 
@@ -35,44 +37,12 @@ def library(tmp_path: Path, portrait_jpeg: bytes) -> Path:
     return root
 
 
-class Process:
-    """The running program; `said` is what it wrote to stderr so far."""
-
-    def __init__(self, state: Path, words: tuple[object, ...], environment: dict[str, str]) -> None:
-        env = {
-            **os.environ,
-            "SIDECAR_FACES_STATE_DIR": str(state),
-            "SIDECAR_FACES_QUIET": "0.3",
-            **environment,
-        }
-        self.log = state.parent / f"log-{time.monotonic_ns()}"
-        command = [sys.executable, "-m", "sidecar_faces", *map(str, words)]
-        with open(self.log, "wb") as log:
-            self.child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=log)
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def until(self, true: Callable[[], bool], seconds: float = 90) -> None:
-        pause, deadline = threading.Event(), time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, self.said
-            assert self.child.poll() is None, f"exit {self.child.returncode}\n{self.said}"
-            pause.wait(0.02)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.child.poll() is None:
-            self.child.send_signal(number)
-        return self.child.wait(90)
-
-
 @pytest.fixture
 def watch(cli: Cli) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
     def start(*words: object, **environment: str) -> Process:
-        process = Process(cli.state, ("watch", "--workers", 1, *words), environment)
+        process = Process(cli.state, "watch", "--workers", 1, *words, **environment)
         started.append(process)
         return process
 
@@ -183,7 +153,7 @@ def test_log_lines_for_the_journal_and_as_json(
     process.until(lambda: "offline" in process.said)
     assert re.search(r"\[warning *\] offline .*absent", process.said)
     process.end()
-    json_lines = Process(cli.state, ("--log-json", "watch", library), {})
+    json_lines = Process(cli.state, "--log-json", "watch", library)
     json_lines.until(lambda: "watching" in json_lines.said)
     (line,) = [json.loads(line) for line in json_lines.said.splitlines() if "watching" in line]
     assert (line["event"], line["level"], line["libraries"]) == ("watching", "info", [str(library)])
@@ -218,7 +188,7 @@ def test_a_hook_hears_of_written_sidecars_only(
     watch: Callable[..., Process], library: Path, tmp_path: Path, portrait_jpeg: bytes
 ) -> None:
     with program(tmp_path, f"#!/bin/sh\ncat >> {tmp_path}/told\n") as hook:
-        (library / "none.jpg").write_bytes(_blank())
+        (library / "none.jpg").write_bytes(jpeg(200, 150))
         process = watch(
             library, SIDECAR_FACES_HOOK_COMMAND=json.dumps([str(hook)]), SIDECAR_FACES_HOOK_INTERVAL="1"
         )
@@ -227,9 +197,3 @@ def test_a_hook_hears_of_written_sidecars_only(
         told = f"{library}/a.jpg\0{library}/b.jpg\0".encode()
         process.until(lambda: (tmp_path / "told").read_bytes() == told)
         assert process.end() == 0
-
-
-def _blank() -> bytes:
-    from tests.daemon.harness import jpeg  # noqa: PLC0415
-
-    return jpeg(200, 150)
