@@ -52,6 +52,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 unit: setup server
+	@sh scripts/install-system.sh $(PYTHON) test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Locks for every supported Python; hashes only, so that any mirror of the package index will do.

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Installs the Debian packages that are missing: exiftool, and venv for the Python named. Usage: install-system.sh PYTHON
+# Installs the Debian packages that are missing: exiftool, venv for the Python named, and with `test` what only
+# tests need (systemd-analyze). Usage: install-system.sh PYTHON [test]
 set -eu
 python=${1:-python3}
 
 missing=""
 command -v exiftool >/dev/null 2>&1 || missing="$missing libimage-exiftool-perl"
 "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing $(basename "$(readlink -f "$(command -v "$python")")")-venv"
+if [ "${2:-}" = test ]; then
+	command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
+fi
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
