@@ -78,10 +78,10 @@ def test_it_is_refused_by_name_and_left_alone(library: Library, case: str) -> No
     library.add("a.xmp", MALFORMED[case])
     before = library.tree()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SidecarError, match=r"/a\.xmp: .*"):
         library.write("a.jpg", BOX)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000
     with pytest.raises(SidecarError, match=r"/a\.xmp: .*"):
         describe(library.path("a.jpg"), library.layout)
