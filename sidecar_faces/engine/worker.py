@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sidecar_faces.core.frames import DisplayedPoints, Floats, StoredBox
-from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, Photo
+from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, Landmarks, Photo
 from sidecar_faces.engine.base import (
     Detections,
     Detector,
@@ -29,9 +29,10 @@ from sidecar_faces.errors import EngineUnavailableError, PhotoFailedError, Photo
 _GENERATION = 1
 """Raise it when faces would come out differently although no model and no setting changed."""
 FIVE_POINTS = "centerface-5"
-_LANDMARK_FACE = 56
-"""Longer side, in pixels, that a landmark network should have of the smallest face."""
-_LANDMARK_LONG_SIDE = 2560
+_LANDMARK_FACE = {"fast": 28, "normal": 56, "fine": 64}
+"""Longer side, in pixels, that a landmark network should have of the smallest face; beyond 64 (of the 80 of
+its crop, which is wider than the box) it sees no more."""
+_LANDMARK_LONG_SIDE = 1920
 """But no larger is a photo decoded for it."""
 
 
@@ -110,18 +111,75 @@ class LocalWorker:
         chosen = list(kept)
         found = Detections(found.boxes[chosen], found.scores[chosen], found.points[chosen])
         wanted = bool(kept) and self._estimator is not None
-        image = pyramid.at_least(_landmark_side(photo, found.boxes)) if wanted else None
+        image = pyramid.at_least(self._landmark_side(photo, found.boxes)) if wanted else None
         return Prepared(photo, tuple(kept.values()), found, image)
 
     def complete(self, some: Prepared, layout: str, estimates: Sequence[Keypoints]) -> tuple[Face, ...]:
         """Faces, best first; `estimates` are in pixels of the prepared image."""
         scale = some.scale()
         faces = [
-            Face(place, float(score) * one.agreement, landmarks(some.photo, layout, _scaled(one, scale)))
+            Face(place, float(score) * one.agreement, _landmarks(some.photo, layout, one, scale))
             for place, score, one in zip(some.places, some.found.scores, estimates, strict=True)
         ]
         believed = [face for face in faces if face.score >= self._settings.min_score]
         return tuple(sorted(believed, key=lambda face: -face.score))
+
+    def _landmark_side(self, photo: Photo, boxes: Floats) -> int:
+        """How long a photo must be so that its smallest face has enough pixels, within reason."""
+        long_side = max(photo.displayed.width, photo.displayed.height)
+        smallest = float((boxes[:, 2:] - boxes[:, :2]).max(axis=1).min())
+        wanted = long_side * _LANDMARK_FACE[self._settings.detail] / max(smallest, 1.0)
+        return min(round(wanted), _LANDMARK_LONG_SIDE)
+
+    def _is_kept(self, box: StoredBox) -> bool:
+        return min(box.w, box.h) >= self._settings.min_face
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The faces of one photo before their landmarks: `places` in stored pixels, `found` in displayed ones,
+    and an upright image; None where none is needed.
+    """
+
+    photo: Photo
+    places: tuple[StoredBox, ...]
+    found: Detections
+    image: Image | None
+
+    def scale(self) -> Floats:
+        """Pixels of the image per displayed pixel, x and y."""
+        if self.image is None:
+            return np.ones(2)
+        displayed = self.photo.displayed
+        return np.array([self.image.shape[1] / displayed.width, self.image.shape[0] / displayed.height])
+
+    def boxes(self) -> Floats:
+        """(n, 4) in pixels of the image."""
+        return np.asarray(self.found.boxes * np.tile(self.scale(), 2))
+
+    def points(self) -> Floats:
+        """(n, p, 2) the detector's points in pixels of the image."""
+        return np.asarray(self.found.points * self.scale())
+
+    def detected(self) -> list[Keypoints]:
+        """The detector's own points as keypoints; it has no confidence of its own for each."""
+        pairs = zip(self.points(), self.found.scores, strict=True)
+        return [Keypoints(DisplayedPoints(p), np.full(len(p), score), np.empty(0)) for p, score in pairs]
+
+
+def _landmarks(photo: Photo, layout: str, some: Keypoints, scale: Floats) -> Landmarks | None:
+    """None where the detector, too, knows no points."""
+    if not len(some.points):
+        return None
+    return landmarks(photo, layout, replace(some, points=DisplayedPoints(some.points / scale)))
+
+
+def _landmark_side(self, photo: Photo, boxes: Floats) -> int:
+        """How long a photo must be so that its smallest face has enough pixels, within reason."""
+        long_side = max(photo.displayed.width, photo.displayed.height)
+        smallest = float((boxes[:, 2:] - boxes[:, :2]).max(axis=1).min())
+        wanted = long_side * _LANDMARK_FACE[self._settings.detail] / max(smallest, 1.0)
+        return min(round(wanted), _LANDMARK_LONG_SIDE)
 
     def _is_kept(self, box: StoredBox) -> bool:
         return min(box.w, box.h) >= self._settings.min_face
@@ -161,10 +219,3 @@ class Prepared:
 
 def _scaled(some: Keypoints, scale: Floats) -> Keypoints:
     return replace(some, points=DisplayedPoints(some.points / scale))
-
-
-def _landmark_side(photo: Photo, boxes: Floats) -> int:
-    """How long a photo must be so that its smallest face has enough pixels, within reason."""
-    long_side = max(photo.displayed.width, photo.displayed.height)
-    smallest = float((boxes[:, 2:] - boxes[:, :2]).max(axis=1).min())
-    return min(round(long_side * _LANDMARK_FACE / max(smallest, 1.0)), _LANDMARK_LONG_SIDE)
