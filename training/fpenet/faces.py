@@ -1,7 +1,7 @@
 """Step 0: cut the faces of the photo sets that have 68 points, from CenterFace boxes, in the format of `faces/`.
 
-Writes `eval_faces/*.png` and `eval_faces.json` (per face: file, set, photo, box, eyes, points (68, 2), and the crop's
-x, y, side in photo pixels). The map is fitted on two of the sets (step 2), all are measured in the last step.
+Writes `eval_faces/*.png` and `eval_faces.json` (per face: file, set, photo, box, marks (5, 2), points (68, 2), and the
+crop's x, y, side in photo pixels). The map is fitted on two of the sets (step 2), all are measured in the last step.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def match(points: Any, boxes: Any) -> int | None:
     return best if overlaps[best] >= 0.3 else None
 
 
-def photo_faces(name: str, folder: Path, item: dict[str, Any], detect: CenterFace, out: Path) -> list[dict[str, Any]]:
+def photo_faces(name: str, parent: str, folder: Path, item: dict[str, Any], detect: CenterFace, out: Path) -> list[dict[str, Any]]:
     """Cut the annotated faces of one photo; a face that the detector misses is listed with `file` null."""
     image = Image.open(folder / item["file"]).convert("RGB")
     boxes, _, marks = detect(image)
     rows = []
     for i, points in enumerate(item.get("landmarks68") or []):
-        row: dict[str, Any] = {"set": name, "photo": str(Path(name) / item["file"]), "points": points, "file": None}
+        row: dict[str, Any] = {"set": name, "photo": f"{parent}/{name}/{item['file']}", "points": points, "file": None}
         best = match(points, boxes) if points else None
         if best is not None:
             crop, x, y, side = cut(image, boxes[best])
             row |= {"file": f"{name}_{Path(item['file']).stem}_{i}.png", "crop": [x, y, side]}
-            row |= {"box": boxes[best].tolist(), "eyes": marks[best, :2].tolist()}
+            row |= {"box": boxes[best].tolist(), "marks": marks[best].tolist()}
             crop.save(out / row["file"])
         rows.append(row)
     return rows
@@ -71,7 +71,7 @@ def run(s: Settings) -> None:
     for name, parent in SETS.items():
         folder = s.data / parent / name
         for item in tqdm(json.loads((folder / "gt.json").read_text())["items"], desc=name):
-            rows += photo_faces(name, folder, item, detect, out)
+            rows += photo_faces(name, parent, folder, item, detect, out)
     (s.work / "eval_faces.json").write_text(json.dumps(rows))
     for name in SETS:
         mine = [r for r in rows if r["set"] == name]
