@@ -235,7 +235,7 @@ def test_an_estimator_gets_enough_pixels_and_its_points_come_back_in_the_stored_
     photo = probe(str(path), Limits())
     (face,) = faces(LocalWorker(engine, estimator=estimator), photo)
     ((height, width, _),) = estimator.shapes
-    assert (width, height) == (4000, 3000)
+    assert (width, height) == (2000, 1500)
     assert face.landmarks is not None
     xs, ys, confidences = zip(*face.landmarks.keypoints, strict=True)
     assert min(xs) == pytest.approx(face.box.x, abs=0.01)
