@@ -11,7 +11,7 @@ from typing import Any
 
 from nvidia.dali import Pipeline, fn, types
 
-__all__ = ["Pipeline", "facenet_preprocess", "faces_decode", "faces_decode_with_shape", "fpenet_preprocess"]
+__all__ = ["Pipeline", "facenet_preprocess", "faces_decode", "fpenet_preprocess", "reduced"]
 
 Node = Any
 """An edge of a graph."""
@@ -45,16 +45,36 @@ def fpenet_preprocess(device: str) -> Node:
 
 def faces_decode(device: str) -> Node:
     """`image_data` (encoded) to `images` (height, width, 3) as stored, of `decode_size` (width, height)."""
-    return faces_decode_with_shape(device)[0]
-
-
-def faces_decode_with_shape(device: str) -> tuple[Node, Node]:
-    """As `faces_decode`, and the shape of the image before it was scaled."""
-    encoded = fn.external_source(name="image_data", device="cpu", dtype=types.UINT8, ndim=1)
     sizes = fn.external_source(name="decode_size", device="cpu", dtype=types.INT32, ndim=1)
-    images = fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
-    target = fn.cast(fn.stack(sizes[1], sizes[0]), dtype=types.FLOAT)
-    return _resized(images, size=target), images.shape(dtype=types.INT64)
+    images = _decoded(device)
+    return _resized(images, size=fn.cast(fn.stack(sizes[1], sizes[0]), dtype=types.FLOAT))
+
+
+def reduced(device: str) -> tuple[Node, Node]:
+    """`image_data` (encoded) averaged over squares of `factor` pixels, and the size (h, w, 3) that it had
+    before.
+
+    The same as Pillow's scaled decode gives, which a resampling filter is not: at the scale of small faces a
+    detector tells one from the other. Squares at the right and lower border that the image fills in part are
+    averaged with black.
+    """
+    images = _decoded(device)
+    factor = fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
+    shape = images.shape(dtype=types.INT64)
+    rows, columns = (shape[0] + factor - 1) // factor, (shape[1] + factor - 1) // factor
+    start = types.Constant([0, 0], dtype=types.INT64)
+    whole = fn.slice(
+        images, start, fn.stack(rows * factor, columns * factor), axes=[0, 1], out_of_bounds_policy="pad"
+    )
+    squares = fn.reshape(
+        whole, shape=fn.stack(rows, factor, columns, factor, types.Constant(3, dtype=types.INT64))
+    )
+    return fn.cast_like(fn.reductions.mean(squares, axes=[1, 3]), images), shape
+
+
+def _decoded(device: str) -> Node:
+    encoded = fn.external_source(name="image_data", device="cpu", dtype=types.UINT8, ndim=1)
+    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 
 
 def _resized(images: Node, size: Node) -> Node:

@@ -20,7 +20,7 @@ from sidecar_faces.core.frames import Size
 from sidecar_faces.core.types import ImageFormat, Photo
 from sidecar_faces.engine import decode_pillow
 from sidecar_faces.engine.base import Image
-from sidecar_faces.engine.encoded import strip, upright
+from sidecar_faces.engine.encoded import reduction, strip, upright
 from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
 
 Decoded = Image | PhotoFailedError | PhotoRefusedError
@@ -47,7 +47,7 @@ class _Job:
     index: int
     photo: Photo
     data: NDArray[np.uint8]
-    size: Size
+    factor: int
 
 
 class DaliDecoder:
@@ -64,7 +64,7 @@ class DaliDecoder:
         """Photos that Pillow was asked for."""
 
     def decode(self, photos: Sequence[Photo], long_sides: Sequence[int]) -> list[Decoded]:
-        """Per photo, an upright image, its longer side as asked or the photo's own where that is shorter."""
+        """Per photo an upright image, reduced as `decode_pillow.decode` does, or why there is none."""
         results: list[Decoded | None] = [None] * len(photos)
         classes: dict[int, list[_Job]] = {}
         for index, (photo, long_side) in enumerate(zip(photos, long_sides, strict=True)):
@@ -92,9 +92,8 @@ class DaliDecoder:
             data = strip(_read(photo))
         except (PhotoFailedError, PhotoRefusedError) as error:
             return error
-        ratio = min(1.0, long_side / max(photo.stored.width, photo.stored.height))
-        size = Size(*(max(1, round(side * ratio)) for side in (photo.stored.width, photo.stored.height)))
-        return _Job(index, photo, np.frombuffer(data, np.uint8), size)
+        factor = reduction(photo.stored, long_side)
+        return _Job(index, photo, np.frombuffer(data, np.uint8), factor)
 
     def _run(self, shape_class: int, jobs: Sequence[_Job]) -> list[tuple[_Job, Image]]:
         """Images of those that DALI can decode; the others are left out."""
@@ -111,7 +110,7 @@ class DaliDecoder:
 
     def _images(self, pipeline: Any, jobs: Sequence[_Job]) -> list[Image | None]:
         pipeline.feed_input("image_data", [job.data for job in jobs])
-        pipeline.feed_input("decode_size", [np.array([j.size.width, j.size.height], np.int32) for j in jobs])
+        pipeline.feed_input("factor", [np.array(job.factor, np.int64) for job in jobs])
         images, shapes = pipeline.run()
         images = images.as_cpu() if self._device is not None else images
         found: list[Image | None] = []
@@ -159,6 +158,6 @@ def _build(device: int | None, batch: int, threads: int) -> Any:
         exec_pipelined=False,
     )
     with pipeline:
-        pipeline.set_outputs(*dali_graphs.faces_decode_with_shape("cpu" if device is None else "mixed"))
+        pipeline.set_outputs(*dali_graphs.reduced("cpu" if device is None else "mixed"))
     pipeline.build()
     return pipeline

@@ -1,10 +1,10 @@
-"""Encoded photos and decoded images: what is left of a JPEG without its metadata, and turning images upright.
-"""
+"""Encoded photos and decoded images: JPEGs without metadata, how far to reduce, and turning upright."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from sidecar_faces.core.frames import Size
 from sidecar_faces.engine.base import Image
 
 _SOI, _APP0, _APP14, _COM, _SOS = b"\xff\xd8", 0xE0, 0xEE, 0xFE, 0xDA
@@ -44,3 +44,16 @@ def upright(image: Image, orientation: int) -> Image:
     if orientation in (3, 4, 7, 8):
         flat = flat[::-1]
     return np.ascontiguousarray(flat)
+
+
+def reduction(size: Size, long_side: int) -> int:
+    """By how much a scaled decode reduces an image of this size so that its longer side is at least
+    `long_side`.
+
+    As `decode_pillow.decode` does: first what libjpeg can (2, 4 or 8), then what is left by a whole factor.
+    """
+    longest = max(size.width, size.height)
+    least = (max(1, size.width * long_side // longest), max(1, size.height * long_side // longest))
+    room = min(size.width // least[0], size.height // least[1])
+    scale = next((scale for scale in (8, 4, 2) if room >= scale), 1)
+    return scale * max(1, -(-longest // scale) // long_side)

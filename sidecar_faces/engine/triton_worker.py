@@ -132,7 +132,7 @@ class ClientSideWorker:
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
         """One result per photo, in the order of the batch; never raises for a bad photo."""
         photos = batch.photos
-        decoded = self._decoder.decode(photos, [_finest(photo, self._settings.detail) for photo in photos])
+        decoded = self._decoder.decode(photos, [_first(photo, self._settings.detail) for photo in photos])
         images = {i: image for i, image in enumerate(decoded) if isinstance(image, np.ndarray)}
         pyramids = {i: Pyramid(photos[i], self._decode, image) for i, image in images.items()}
         try:
@@ -189,8 +189,8 @@ def _outcome(outcome: tuple[Face, ...] | Decoded, _photo: Photo) -> tuple[Face, 
     return outcome
 
 
-def _finest(photo: Photo, detail: str) -> int:
-    content = views(photo.displayed, detail)[-1].letterbox.content
+def _first(photo: Photo, detail: str) -> int:
+    content = views(photo.displayed, detail)[0].letterbox.content
     return max(content.width, content.height)
 
 

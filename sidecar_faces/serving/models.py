@@ -19,7 +19,7 @@ from sidecar_faces.engine.base import Detector, EngineSettings, Image, ModelSpec
 from sidecar_faces.engine.centerface import SPEC as CENTERFACE
 from sidecar_faces.engine.centerface import CenterFace
 from sidecar_faces.engine.decode_pillow import decode
-from sidecar_faces.engine.encoded import strip, upright
+from sidecar_faces.engine.encoded import reduction, strip, upright
 from sidecar_faces.engine.facedetect import FaceDetect, StandIn
 from sidecar_faces.engine.faces import VISIBLE
 from sidecar_faces.engine.fpenet import Fpenet
@@ -227,10 +227,9 @@ class _Decoded:
 
     def __call__(self, photo: Photo, *, long_side: int | None) -> Image:  # noqa: ARG002
         """See `pyramid.Decode`."""
-        factor = max(self._image.shape) // (long_side or max(self._image.shape))
-        if factor < 2:
-            return self._image
-        return np.asarray(Pillow.fromarray(self._image).reduce(factor))
+        height, width = self._image.shape[:2]
+        factor = reduction(Size(width, height), long_side or max(width, height))
+        return self._image if factor == 1 else np.asarray(Pillow.fromarray(self._image).reduce(factor))
 
 
 class FpenetPreprocess(Model):
