@@ -9,12 +9,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from sidecar_faces.library.mounts import Mount
-from sidecar_faces.library.watch import HintBox, Hints, Mode, Watcher, mode_for, watch_limit_reached
+from sidecar_faces.library.watch import (
+    HintBox,
+    Hints,
+    Mode,
+    Watcher,
+    mode_for,
+    watch_limit_reached,
+)
+
+WATCHDOG = int(version("watchdog").split(".")[0])
 
 
 class Seen:
@@ -114,8 +124,9 @@ def test_new_folders_are_told_with_what_is_in_them(root: Path, tmp_path: Path) -
         seen.until(
             lambda: seen.folders.get(str(root / "renamed")) is True and str(root / "moved in") in seen.gone
         )
-        (root / "renamed/deep/a.jpg").write_bytes(b"1")
-        seen.until(lambda: str(root / "renamed/deep/a.jpg") in seen.files)
+        if WATCHDOG >= 7:  # watchdog 6 does not watch what was moved in: the next scan finds it
+            (root / "renamed/deep/a.jpg").write_bytes(b"1")
+            seen.until(lambda: str(root / "renamed/deep/a.jpg") in seen.files)
 
 
 def test_names_of_any_bytes(root: Path) -> None:
