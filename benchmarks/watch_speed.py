@@ -95,13 +95,17 @@ def latency(work: Path, photos: int = 20, width: int = 2000, imported: int = 300
     with watching(root, work / "state"):
         wait_for(root / "first.jpg.xmp")
         idle = [one(root, f"idle-{n}.jpg", data) for n in range(photos)]
-        importing = threading.Thread(target=lambda: _copy(root / "import", imported, photo(800), 0.0))
-        importing.start()
-        time.sleep(1)
         during: list[float] = []
-        while not (root / f"import/{imported - 1}.jpg.faces.json").exists() and len(during) < photos:
-            during.append(one(root, f"during-{len(during)}.jpg", data))
-        importing.join()
+        threads = [threading.Thread(target=_copy, args=(root / "import", imported, photo(800), 0.05))]
+        threads += [
+            threading.Thread(target=lambda n=n: during.append(one(root, f"during-{n}.jpg", data)))
+            for n in range(photos)
+        ]
+        for thread in threads:  # photos of the import come all the time, single ones in between
+            thread.start()
+            time.sleep(imported * 0.05 / (photos + 1))
+        for thread in threads:
+            thread.join()
     (root / "gone.jpg").unlink(missing_ok=True)
     with watching(root, work / "state"):
         time.sleep(5)

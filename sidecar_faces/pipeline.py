@@ -259,11 +259,16 @@ def remember(store: Store) -> Stage:
     return stage
 
 
-def forget_vanished(store: Store, root: str) -> int:
-    """Drop records of photos that are gone from a library that is there; returns how many."""
+def forget_vanished(store: Store, root: str, is_here: Callable[[], bool] = lambda: True) -> int:
+    """Drop records of photos that are gone from a library that is there; returns how many.
+
+    `is_here` is asked after looking: a library may go away meanwhile.
+    """
     if not os.path.isdir(root) or not os.listdir(root):
         return 0  # an unmounted library looks like this: a missing library never means "all deleted"
     gone = [record.path for record in store.below(root) if not os.path.lexists(record.path)]
+    if not is_here():
+        return 0
     store.forget(gone)
     return len(gone)
 

@@ -31,6 +31,7 @@ from sidecar_faces.cli.wiring import Engine, open_engine, stages
 from sidecar_faces.config import Settings
 from sidecar_faces.errors import ExitCode
 from sidecar_faces.library.lock import hold
+from sidecar_faces.library.mounts import mount_of
 from sidecar_faces.library.scan import scan
 from sidecar_faces.pipeline import Summary, forget_vanished, run_threaded
 from sidecar_faces.store import Store
@@ -120,6 +121,7 @@ class _Run:
     def _remember(self, path: str, root: str, summary: Summary) -> None:
         if os.path.isdir(path):
             self.store.register(root)
+            self.store.set_home(root, mount_of(root).point)  # it was asked for as it lies there now
             forget_vanished(self.store, path)
         if not self.stop.is_set():
             self.store.finish_run(path, counts(summary))

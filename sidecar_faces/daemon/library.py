@@ -75,7 +75,7 @@ class Options:
     min_free: int = 200 << 20
     max_tries: int = 2
     stall: float = 300.0
-    backoff: tuple[float, ...] = (5.0, 10.0, 30.0, 60.0, 300.0)
+    backoff: tuple[float, ...] = (5.0, 10.0, 30.0, 60.0)
     check_every: float = 10.0
     look_every: float = 15.0
     look_deadline: float = 10.0
@@ -181,6 +181,7 @@ class Library(threading.Thread):
             self._feed.box.wait(self._options.check_every)
             return
         self._place().check()
+        self._remember_home()
         self._keep_watching()
         pause = self._feed.next_at() - time.monotonic()
         if pause > 0:
@@ -191,6 +192,14 @@ class Library(threading.Thread):
         self._feed.take_hints()
         if self._feed.next_at() <= time.monotonic() and not self._stopping.is_set():
             self._work()
+
+    def _remember_home(self) -> None:
+        """The mount that the library lies on; one nearer to the root will mean that it is not mounted."""
+        mount, sentry = self.sentry.sight.mount, self.sentry
+        if mount is not None and mount.point != sentry.home:
+            self._engine.store.register(self.root)
+            self._engine.store.set_home(self.root, mount.point)
+            sentry.home = mount.point
 
     def _work(self) -> None:
         """One run of the pipeline, until nothing more is expected for a moment."""
@@ -252,7 +261,7 @@ class Library(threading.Thread):
         store = self._engine.store
         if self.sentry.is_here():
             store.register(self.root)
-            forget_vanished(store, self.root)
+            forget_vanished(store, self.root, self.sentry.is_here)
         self._counts.scans = self._feed.scans
         self._last_scan = time.time()
         counts = store.counts(self.root)
@@ -295,8 +304,8 @@ class Library(threading.Thread):
         if mode is None:
             mode = Mode.SCANS if mount is None else mode_for(mount, store.counts(self.root)["done"])
         self._note = ""
-        watcher = Watcher(self.root, self._feed.box, mode, self._poll_every())
         try:
+            watcher = Watcher(self.root, self._feed.box, mode, self._poll_every())
             watcher.start()
         except OSError as error:
             self._note = "cannot be watched"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,6 @@ from sidecar_faces import __version__
 from sidecar_faces.daemon.library import Library
 from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.daemon.state import State, Status, sentence
-from sidecar_faces.library.presence import Presence
 from sidecar_faces.log import printable
 from sidecar_faces.store import Store
 
@@ -56,6 +56,7 @@ class Daemon:
         self._ending = Ending.STOPPED
         self._reported: dict[str, Status] = {}
         self._told = ""
+        self._is_store_well = True
         self._pinged = self._reported_at = float("-inf")
 
     def stop(self) -> None:
@@ -96,11 +97,11 @@ class Daemon:
     def _tick(self, now: float) -> None:
         for library in self._libraries:
             self._look(library, now)
-        statuses = self.statuses()
         if now - self._reported_at >= _REPORT_S:
             self._reported_at = now
-            self._report(statuses)
+            statuses = self.statuses()
             self._tell(statuses)
+            self._report(statuses)
             self._on_tick(now)
         self._ping(now)
 
@@ -109,22 +110,20 @@ class Daemon:
         sight = library.sentry.poll(now)
         if sight.presence is before:
             return
-        if (
-            sight.presence is Presence.HERE
-            and sight.mount is not None
-            and sight.mount.point != library.sentry.home
-        ):
-            self._store.register(library.root)
-            self._store.set_home(library.root, sight.mount.point)
-            library.sentry.home = sight.mount.point
         library.look_again()
 
     def _report(self, statuses: list[Status]) -> None:
         """Write what changed to the store: nothing while all are idle, so that disks can sleep."""
-        for status in statuses:
-            if self._reported.get(status.root) != status:
-                self._store.report_watch(status.root, {**status.as_json(), "pid": os.getpid()})
-                self._reported[status.root] = status
+        try:
+            for status in statuses:
+                if self._reported.get(status.root) != status:
+                    self._store.report_watch(status.root, {**status.as_json(), "pid": os.getpid()})
+                    self._reported[status.root] = status
+            self._is_store_well = True
+        except sqlite3.Error as error:  # a full disk, perhaps: the libraries pause by themselves
+            if self._is_store_well:
+                log.warning("the state database cannot be written", reason=str(error))
+            self._is_store_well = False
 
     def _tell(self, statuses: list[Status]) -> None:
         told = sentence(statuses)
