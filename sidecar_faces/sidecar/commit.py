@@ -142,7 +142,7 @@ class Folder:
         path = os.path.join(self.path, name)
         with _told(path):
             if expected is not None:
-                self._refuse_protected(name, expected)
+                self.refuse_protected(name, expected)
             temp = self._temporary(data, expected)
             try:
                 status = os.lstat(temp, dir_fd=self.fd)
@@ -159,7 +159,7 @@ class Folder:
     def remove(self, name: str, expected: Snapshot) -> None:
         """Delete the file if it is still `expected`. Raises as `write` does."""
         with _told(os.path.join(self.path, name)):
-            self._refuse_protected(name, expected)
+            self.refuse_protected(name, expected)
             aside = self._put_aside(name, expected)
             os.unlink(aside, dir_fd=self.fd)
 
@@ -181,14 +181,16 @@ class Folder:
                     swept += 1
         return swept
 
-    def _refuse_protected(self, name: str, expected: Snapshot) -> None:
-        """A file without write permission is protected by its owner's wish; exchanging would ignore it."""
+    def refuse_protected(self, name: str, expected: Snapshot) -> None:
+        """Raises SidecarError for a file without write permission, which an exchange would ignore."""
         writable = os.access(
             name, os.W_OK, dir_fd=self.fd, effective_ids=os.access in os.supports_effective_ids
         )
         if not expected.status.st_mode & 0o222 or (not writable and self._exists(name)):
             path = printable(os.path.join(self.path, name))
-            raise SidecarError(f"{path}: is write-protected; it was left as it is.")
+            raise SidecarError(
+                f"{path}: is write-protected and was left as it is; allow writing, or use --sidecar-dir."
+            )
 
     def _exists(self, name: str) -> bool:
         try:

@@ -155,6 +155,7 @@ class SidecarWriter:
         marks_snapshot = situation.marks_snapshot
         if situation.plan.changes_sidecar:
             begun, data = _edit(situation, _origin(situation))
+            _refuse_protected(situation)
             marks_snapshot = self._mark(situation, marks_snapshot, self._pending(situation, begun))
             self._put(situation.photo.path, situation.place, data, situation.snapshot)
             record = replace(begun, after=begun.pending, pending="")
@@ -209,6 +210,14 @@ def _opened(folder: str, within: str, *, create: bool) -> Folder:
         return Folder(folder, within, create=create)
     except FileNotFoundError:
         raise SidecarError(f"{printable(folder)}: is gone; nothing is written there.") from None
+
+
+def _refuse_protected(situation: _Situation) -> None:
+    """Before anything is announced in the landmark file."""
+    if situation.snapshot is not None:
+        folder, name = os.path.split(situation.place.path)
+        with _opened(folder, situation.place.within, create=False) as opened:
+            opened.refuse_protected(name, situation.snapshot)
 
 
 def _must_read(path: str) -> bytes:

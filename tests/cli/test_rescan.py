@@ -74,7 +74,7 @@ def test_people_read_a_summary_and_scripts_single_photos(cli: Cli, library: Path
     result = cli("rescan", library / "a.jpg", library / "2020")
     assert "3 photos in" in result.stdout
     assert "3 indexed: 3 with faces, 3 faces" in result.stdout
-    assert result.stderr == ""
+    assert result.stderr == "Models run: local (no Triton at localhost:8001).\n"
 
 
 def test_all_orientations_give_the_same_face(cli: Cli, tmp_path: Path, portrait: Image.Image) -> None:
