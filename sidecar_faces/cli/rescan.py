@@ -121,7 +121,8 @@ class _Run:
     def _remember(self, path: str, root: str, summary: Summary) -> None:
         if os.path.isdir(path):
             self.store.register(root)
-            self.store.set_home(root, mount_of(root).point)  # it was asked for as it lies there now
+            if summary.seen:  # not where the folder of an unmounted library was scanned by mistake
+                self.store.set_home(root, mount_of(root).point)
             forget_vanished(self.store, path)
         if not self.stop.is_set():
             self.store.finish_run(path, counts(summary))
