@@ -125,7 +125,7 @@ def _copy(folder: Path, count: int, data: bytes, pause: float) -> None:
 
 
 def importing(work: Path, photos: int = 400, width: int = 800, repeats: int = 3) -> dict[str, Any]:
-    """Copy photos into a watched library; the same photos by `rescan`."""
+    """Copy photos into a watched library; the same photos by `rescan`, at the same (idle) priority."""
     data, rates = photo(width), {"watch": [], "rescan": []}  # type: tuple[bytes, dict[str, list[float]]]
     for turn in range(repeats):
         root = work / f"watched-{turn}"
@@ -141,7 +141,7 @@ def importing(work: Path, photos: int = 400, width: int = 800, repeats: int = 3)
         scanned = work / f"scanned-{turn}"
         _copy(scanned, photos, data, 0.0)
         started = time.monotonic()
-        command = [sys.executable, "-m", "sidecar_faces", "rescan", str(scanned)]
+        command = ["chrt", "--idle", "0", sys.executable, "-m", "sidecar_faces", "rescan", str(scanned)]
         subprocess.run(
             command, env=environment(work / f"scan-state-{turn}"), check=True, stdout=subprocess.DEVNULL
         )
