@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sidecar_faces.core.merge import FaceState, recognise
-from sidecar_faces.errors import SidecarConflictError, SidecarError
+from sidecar_faces.errors import DiskFullError, SidecarConflictError, SidecarError
 from sidecar_faces.log import printable
 from sidecar_faces.sidecar.commit import ChangedError, Folder, Snapshot
 from sidecar_faces.sidecar.document import digest
@@ -71,7 +71,10 @@ def _announce(marks: Place, snapshot: Snapshot, memory: LandmarkFile) -> Snapsho
     data = dump(replace(memory, faces=tuple(begun)))
     if data == snapshot.data:
         return snapshot
-    return _replace(marks, snapshot, data) or snapshot
+    try:
+        return _replace(marks, snapshot, data) or snapshot
+    except DiskFullError:  # undoing makes room; only a kill in this moment would look like a rejection
+        return snapshot
 
 
 def is_untouched(memory: LandmarkFile, place: Place, snapshot: Snapshot) -> bool:

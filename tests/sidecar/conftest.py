@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,3 +106,15 @@ def _of(path: str, *, times: bool) -> tuple[str, int, int]:
 @pytest.fixture
 def library(tmp_path: Path, exiftool: ExifTool) -> Library:
     return Library(tmp_path / "photos", exiftool)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, as_root: None) -> Iterator[Path]:
+    """A file system of 256 KB."""
+    point = tmp_path / "small"
+    point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(point)]
+    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("may not mount here")
+    yield point
+    subprocess.run(["umount", str(point)], check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,18 +198,6 @@ def test_planted_temporary_names_lead_nowhere(
         opened.write("a", b"ours", None)
     assert outside.read_bytes() == b"theirs"
     assert not (tmp_path / "a").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, as_root: None) -> Iterator[Path]:
-    """A file system of 256 KB."""
-    point = tmp_path / "small"
-    point.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(point)]
-    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("may not mount here")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
 
 
 def test_a_full_disk_tears_nothing(small_disk: Path) -> None:

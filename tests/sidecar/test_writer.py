@@ -15,6 +15,7 @@ from sidecar_faces.core.frames import Area, StoredBox, to_area
 from sidecar_faces.core.merge import FaceState
 from sidecar_faces.errors import SidecarConflictError, SidecarError
 from sidecar_faces.sidecar import writer as writer_module
+from sidecar_faces.sidecar.exiftool import ExifTool
 from sidecar_faces.sidecar.landmark_file import LandmarkFile, dump, load
 from sidecar_faces.sidecar.layout import SidecarLayout
 from sidecar_faces.sidecar.read import describe
@@ -443,3 +444,18 @@ def test_nothing_is_written_about_a_photo_that_is_gone(library: Library) -> None
     with pytest.raises(SidecarError, match="deep: is gone"):
         writer._put(result.photo.path, library.layout.sidecar(result.photo.path), b"x", None)
     assert library.tree() == {}
+
+
+def test_undo_makes_room_on_a_full_disk(small_disk: Path, exiftool: ExifTool) -> None:
+    library = Library(small_disk, exiftool)
+    library.add("a.jpg")
+    before = library.tree()
+    library.write("a.jpg", BOX)
+    with pytest.raises(OSError, match="No space"), open(small_disk / "fill", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    undone = undo(library.path("a.jpg"), library.layout)
+    assert undone is not None
+    assert undone.sidecar_removed
+    (small_disk / "fill").unlink()
+    assert library.tree() == before
