@@ -39,7 +39,6 @@ log = structlog.get_logger()
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes; default: one per core.")
-@engine_options
 @click.option(
     "--mode",
     "watch_mode",
