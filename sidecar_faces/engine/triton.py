@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
-import stamina
+import stamina.instrumentation
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
@@ -29,9 +29,6 @@ T = TypeVar("T")
 Tensors = Mapping[str, NDArray[Any]]
 
 _UNLIMITED = 2**31 - 1
-_TRANSIENT = frozenset(
-    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "ABORTED", "INTERNAL"}
-)
 _PROBE = np.zeros((1, 32, 32, 3), np.uint8)
 
 
@@ -57,6 +54,7 @@ class TritonClient:
     """Talks to one server at a time; made and used in one thread. `close` it."""
 
     def __init__(self, settings: TritonSettings) -> None:
+        stamina.instrumentation.set_on_retry_hooks(())  # what is worth saying is said by who gives up
         self._settings = settings
         self._turn = 0
         self._client: Any = None
@@ -119,6 +117,8 @@ class TritonClient:
         try:
             return self._insist(lambda: _translated(lambda: question(self._connection())))
         except _TransientError as error:
+            if str(error).startswith(("NOT_FOUND", "UNIMPLEMENTED")):
+                raise ModelError(f"Triton at {self.url}: model {model!r}: {error}.") from None
             raise self._unavailable(error) from None
         except RequestFailedError as error:
             raise ModelError(f"Triton at {self.url}: model {model!r}: {error}.") from None
@@ -227,9 +227,10 @@ def _translated(action: Callable[[], T]) -> T:
     except InferenceServerException as error:
         status = str(error.status() or "").removeprefix("StatusCode.")
         message = f"{status}: {error.message()}" if status else str(error.message())
-        if status in _TRANSIENT or not status or "shared memory" in message:
-            raise _TransientError(message, timed_out=status == "DEADLINE_EXCEEDED") from None
-        raise RequestFailedError(message) from None
+        # what our models say of a photo; all else may be a server that starts, stops or breaks
+        if status == "INVALID_ARGUMENT" and "shared memory" not in message:
+            raise RequestFailedError(message) from None
+        raise _TransientError(message, timed_out=status == "DEADLINE_EXCEEDED") from None
     except (OSError, ValueError) as error:  # a channel closed under us; an answer that is no tensor
         raise _TransientError(str(error)) from None
 

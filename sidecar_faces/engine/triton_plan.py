@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, cast
 
-import stamina.instrumentation
-
 from sidecar_faces.engine.base import EngineSettings, Executor
 from sidecar_faces.engine.decode_dali import has_gpu
 from sidecar_faces.engine.detectors import named_fingerprint
@@ -38,7 +36,6 @@ def look(
     triton: TritonSettings, engine: EngineSettings, decode: Literal["auto", "client", "server"]
 ) -> Server:
     """Compare the server with the code. Raises ModelError with the difference, or ServerUnavailableError."""
-    stamina.instrumentation.set_on_retry_hooks(())  # what is worth saying is said by who gives up
     client = TritonClient(triton)
     try:
         client.verify(REQUIRED)
