@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import time
 from typing import Any
 
@@ -25,11 +28,14 @@ class Report:
         self.total = Summary()
         self.problems: list[dict[str, str]] = []
         self.unreadable = 0
+        self._example = ""
         self._started = time.perf_counter()
 
     def add(self, ended: Ended) -> None:
         """Count a photo, and say what is wrong with it the first time it is found."""
         self.total.add(ended)
+        if ended.faces and not self._example:
+            self._example = ended.path
         if ended.outcome in (Outcome.DONE, Outcome.UNCHANGED):
             return
         if ended.record is not None:
@@ -65,7 +71,7 @@ class Report:
         seconds = time.perf_counter() - self._started
         return {"seconds": round(seconds, 3), "photos_per_second": round(self.total.seen / seconds, 2)}
 
-    def print(self, paths: tuple[str, ...], *, dry_run: bool, interrupted: bool) -> None:
+    def print(self, *, dry_run: bool, interrupted: bool) -> None:
         """The result for people."""
         s, speed = self.total, self._speed()
         rate = f"{speed['seconds']:.1f} s ({speed['photos_per_second']:.1f} photos/s)"
@@ -80,9 +86,9 @@ class Report:
         if interrupted:
             click.echo("Interrupted: run the same command again to go on.")
         if s.quarantined or s.refused:
-            click.echo("Why: sidecar-faces status; to try again: sidecar-faces retry")
-        if s.with_faces or s.unchanged:
-            click.echo(f"Look at a photo: sidecar-faces show {_example(paths)}")
+            click.echo(f"Why: {_program()} status; to try again: {_program()} retry")
+        if self._example:
+            click.echo(f"Look at a photo: {_program()} show {shlex.quote(printable(self._example))}")
 
 
 def counts(summary: Summary) -> dict[str, int]:
@@ -103,5 +109,10 @@ def _sentence(path: str, reason: str) -> str:
     return reason if reason.startswith("/") else f"{printable(path)} {reason}"
 
 
-def _example(paths: tuple[str, ...]) -> str:
-    return printable(paths[0]) if os.path.isfile(paths[0]) else f"{printable(paths[0]).rstrip('/')}/PHOTO.jpg"
+def _program() -> str:
+    """How to call us: by name, or by path where the shell would not find us."""
+    beside = os.path.join(os.path.dirname(sys.executable), "sidecar-faces")
+    found = shutil.which("sidecar-faces")
+    if found is None and os.path.isfile(beside):
+        return shlex.quote(os.path.relpath(beside))
+    return "sidecar-faces"

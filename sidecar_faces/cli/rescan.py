@@ -83,7 +83,7 @@ def rescan(
             for path, root in targets:
                 run.index(path, root, engine)
     end = {"dry_run": dry_run, "interrupted": run.stop.is_set()}
-    emit(run.report.as_json(**end)) if as_json else run.report.print(paths, **end)
+    emit(run.report.as_json(**end)) if as_json else run.report.print(**end)
     if run.stop.is_set():
         raise SystemExit(int(ExitCode.INTERRUPTED))
     if run.report.has_problems:
