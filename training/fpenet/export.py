@@ -35,17 +35,18 @@ class Exported(nn.Module):
         with torch.no_grad():
             net.head = nn.Parameter(net.head[:points])
             net.hidden.weight, net.hidden.bias = (nn.Parameter(t[:points]) for t in (net.hidden.weight, net.hidden.bias))
-            net.local = nn.Parameter(net.local[:points])
+            net.seen = nn.Parameter(net.seen[:points])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         fine, coarse = self.net.features(x)
         flat = self.net.head @ fine
         p = flat.softmax(2)
         both = self.net.read(p, fine)
-        hidden = self.net.occluded(both, coarse)
+        peak = p.amax(2)
+        hidden = self.net.occluded(both, peak, coarse)
         maps = flat.reshape(-1, self.points, CELLS, CELLS)
         large = nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
-        return large, both[:, :, :2], p.amax(2) * (CELLS / CROP) ** 2, torch.sigmoid(-hidden)
+        return large, both[:, :, :2], peak * (CELLS / CROP) ** 2, torch.sigmoid(-hidden)
 
 
 def load_net(s: Settings, weights: Path | None) -> Fpenet:

@@ -93,7 +93,8 @@ class Fpenet(nn.Module):
         self.head = nn.Parameter(torch.randn(points, d[2]) * 0.1)
         self.scene = nn.Sequential(conv(e[3], c["scene"], 1), nn.Flatten(), nn.Linear(c["scene"] * 25, c["hidden"]), nn.ReLU())
         self.hidden = nn.Linear(c["hidden"], points)
-        self.local = nn.Parameter(torch.zeros(points, LOCAL))
+        self.look = nn.Linear(LOCAL + 1, c["look"])
+        self.seen = nn.Parameter(torch.randn(points, c["look"]) * 0.05)
         g = (torch.arange(CELLS) + 0.5) * (CROP / CELLS)
         self.register_buffer("grid", torch.stack([g.repeat(CELLS), g.repeat_interleave(CELLS)], 1), persistent=False)
 
@@ -114,9 +115,10 @@ class Fpenet(nn.Module):
         table = torch.cat([self.grid.to(p.dtype).expand(p.shape[0], -1, -1), fine[:, :LOCAL].transpose(1, 2)], 2)
         return p @ table
 
-    def occluded(self, read: Tensor, coarse: Tensor) -> Tensor:
-        """(N, K) logit, from the whole scene and from what is seen at the point."""
-        out: Tensor = self.hidden(self.scene(coarse)) + (read[:, :, 2:] * self.local).sum(2)
+    def occluded(self, read: Tensor, peak: Tensor, coarse: Tensor) -> Tensor:
+        """(N, K) logit, from the whole scene and from what is seen at the point and how sharply it is placed."""
+        local = torch.cat([read[:, :, 2:], peak[:, :, None].clamp_min(1e-6).log()], 2)
+        out: Tensor = self.hidden(self.scene(coarse)) + (F.relu(self.look(local)) * self.seen).sum(2)
         return out
 
     def forward(self, x: Tensor) -> Output:
@@ -124,5 +126,6 @@ class Fpenet(nn.Module):
         logits = (self.head.to(fine.dtype) @ fine).float()
         p = logits.softmax(2)
         points = p @ self.grid
-        hidden = self.occluded(self.read(p.detach(), fine.float()), coarse)
-        return Output(logits, points, p.amax(2), hidden.float())
+        peak = p.amax(2)
+        hidden = self.occluded(self.read(p.detach(), fine.float()), peak.detach(), coarse)
+        return Output(logits, points, peak, hidden.float())

@@ -27,7 +27,7 @@ def blob(centre: Tensor, half: Tensor, angle: Tensor, power: Tensor, at: Tensor)
     u = ((dx * c + dy * s).abs() / half[:, :1]).clamp(1e-4, 9)
     v = ((dy * c - dx * s).abs() / half[:, 1:]).clamp(1e-4, 9)
     r = (u ** power[:, None] + v ** power[:, None]) ** (1 / power[:, None])
-    return torch.sigmoid((1 - r) * half.amin(1, keepdim=True) * 2)
+    return torch.sigmoid((1 - r) * half.amin(1, keepdim=True) * 4)
 
 
 def random_blob(points: Tensor, d: Dice, at: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ def random_blob(points: Tensor, d: Dice, at: Tensor) -> Tensor:
     pick = (d.uniform() * 68).long()
     centre = points[torch.arange(d.n, device=at.device), pick] + d.normal(8, 2)
     half = d.uniform(0.05, 0.33, 2) * SIZE
-    power = torch.where(d.chance(0.5), torch.full_like(half[:, 0], 2.0), torch.full_like(half[:, 0], 8.0))
-    return blob(centre, half, d.uniform(0, 3.1416), power, at)
+    power = torch.where(d.chance(0.5), torch.full_like(half[:, 0], 2.0), torch.full_like(half[:, 0], 16.0))
+    return blob(centre, half, d.uniform(0, 3.1416) * d.chance(0.6), power, at)
 
 
 def border(d: Dice, at: Tensor) -> Tensor:
@@ -81,17 +81,27 @@ def glasses(points: Tensor, d: Dice, at: Tensor) -> Tensor:
     return torch.maximum(blob(left, half, angle, power, at), blob(right, half, angle, power, at))
 
 
+def noise(d: Dice) -> Tensor:
+    """(n, 1, 80, 80) noise round a random gray, fine or coarse, weak or strong."""
+    fine = d.normal(1.0, 1, SIZE, SIZE)
+    coarse = F.interpolate(d.normal(1.0, 1, SIZE // 4, SIZE // 4), (SIZE, SIZE), mode="nearest")
+    grain = torch.where(d.uniform(0, 1, 1, 1, 1) < 0.5, fine, coarse)
+    return (d.uniform(0.2, 0.8, 1, 1, 1) + grain * d.uniform(0.05, 0.4, 1, 1, 1)).clamp(0, 1)
+
+
 def filling(image: Tensor, d: Dice) -> Tensor:
-    """(n, 1, 80, 80) what the occluder looks like."""
+    """(n, 1, 80, 80) what the occluder looks like: part of another crop, flat, a ramp or noise."""
     order = torch.randperm(d.n, generator=d.g, device=image.device)
-    other = image[order].flip(2).roll((23, 31), (2, 3))
+    other = image[order].roll((23, 31), (2, 3))
+    other = torch.where(d.uniform(0, 1, 1, 1, 1) < 0.5, other.flip(2), other)
     other = F.interpolate(other[:, :, 10:60, 10:60], (SIZE, SIZE), mode="bilinear")
-    flat = d.uniform(0, 1, 1, 1, 1).expand_as(image)
+    flat = d.uniform(-0.15, 1.15, 1, 1, 1).clamp(0, 1).expand_as(image)
+    other = other + (flat - other) * 0.2 * d.chance(0.5).float()[:, None, None, None]
     g = torch.linspace(-0.5, 0.5, SIZE, device=image.device)
     ramp = flat + d.normal(0.4, 1, 1, 1) * g[None, None, None] + d.normal(0.4, 1, 1, 1) * g[None, None, :, None]
     kind = d.uniform(0, 1, 1, 1, 1)
-    fill = torch.where(kind < 0.5, other * 0.8 + flat * 0.2, torch.where(kind < 0.75, flat, ramp))
-    return fill + F.interpolate(d.normal(0.05, 1, 20, 20), (SIZE, SIZE), mode="bilinear")
+    smooth = torch.where(kind < 0.65, flat, ramp) + F.interpolate(d.normal(0.03, 1, 20, 20), (SIZE, SIZE), mode="bilinear")
+    return torch.where(kind < 0.4, other, torch.where(kind < 0.8, smooth, noise(d)))
 
 
 def paste(image: Tensor, total: Tensor, mask: Tensor, fill: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:

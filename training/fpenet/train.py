@@ -118,6 +118,7 @@ class Run:
 
     def __init__(self, s: Settings, args: argparse.Namespace) -> None:
         self.c, self.a = s.section("train"), s.section("augment")
+        self.c["lr"] = args.lr or self.c["lr"]
         self.seed, self.steps, self.batch = s.seed, args.steps or self.c["steps"], args.batch or self.c["batch"]
         self.out = Path(args.out) if args.out else s.work / "run"
         self.out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +131,8 @@ class Run:
         self.train_index = torch.nonzero(self.fold == 0).flatten()
         self.step = 0
         self.rows: list[dict[str, Any]] = []
+        if args.init:
+            self._begin_with(args.init)
         self._resume(args.resume or self.out / "checkpoint.pt")
         self.terms: Any = torch.compile(self._terms) if args.compile else self._terms
 
@@ -137,6 +140,12 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             out = self.net(image)
         return losses(out, Crops(image, points, hidden, weight), self.c)
+
+    def _begin_with(self, path: Path) -> None:
+        """Start from finished weights; layers that they lack keep their random ones."""
+        lacking = self.net.load_state_dict(torch.load(path, map_location=self.device, weights_only=True), strict=False)
+        print("not in the weights:", lacking.missing_keys, "not in the network:", lacking.unexpected_keys)
+        self.ema = Average(self.net, self.c["ema"])
 
     def _resume(self, path: Path) -> None:
         if path.exists():
@@ -238,6 +247,8 @@ def main() -> None:
     p.add_argument("--batch", type=int)
     p.add_argument("--out", help="run folder, default <work>/run")
     p.add_argument("--dataset", type=Path)
+    p.add_argument("--init", type=Path, help="weights to start from")
+    p.add_argument("--lr", type=float, help="learning rate, default the config's")
     p.add_argument("--resume", type=Path, help="checkpoint to go on from, default the run folder's")
     p.add_argument("--seconds", type=float, default=1e9, help="stop (and save) after this long")
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
