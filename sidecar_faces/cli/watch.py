@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
@@ -19,11 +20,12 @@ from sidecar_faces.core.settle import Timing
 from sidecar_faces.core.types import Photo
 from sidecar_faces.daemon.hooks import KINDS, Call, Hooks, PathMap, command
 from sidecar_faces.daemon.library import Engine, Library, Options
+from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.daemon.rest import RestingExecutor
 from sidecar_faces.daemon.state import State, Status
 from sidecar_faces.daemon.supervisor import Daemon, Ending
 from sidecar_faces.engine.passes import canvas_key
-from sidecar_faces.errors import ConfigError
+from sidecar_faces.errors import ConfigError, EngineUnavailableError
 from sidecar_faces.library.lock import hold
 from sidecar_faces.library.presence import first_sights
 from sidecar_faces.library.watch import Mode
@@ -34,6 +36,8 @@ from sidecar_faces.sidecar.writer import SidecarWriter
 from sidecar_faces.store import Store
 
 log = structlog.get_logger()
+
+_ENGINE_WAIT_S = 5.0
 
 
 @click.command()
@@ -112,7 +116,7 @@ def _executor(settings: Settings) -> Iterator[RestingExecutor]:
 
 
 def _engine(settings: Settings, store: Store, executor: RestingExecutor) -> Engine:
-    models = models_of(settings)
+    models = _models(settings)
 
     def shape(photo: Photo) -> object:
         return canvas_key(photo.displayed, settings.detail)
@@ -122,6 +126,20 @@ def _engine(settings: Settings, store: Store, executor: RestingExecutor) -> Engi
 
     between: tuple[Stage, ...] = (without_landmarks,) if settings.landmarks == "off" else ()
     return Engine(store, executor, models, shape, open_writer, between)
+
+
+def _models(settings: Settings) -> str:
+    """The fingerprint of the engine in force; a Triton server that is not up yet is waited for."""
+    said = False
+    while True:
+        try:
+            return models_of(settings)
+        except EngineUnavailableError as error:
+            if not said:
+                log.warning("the engine is waited for", reason=str(error))
+                Notifier().send(STATUS=f"waiting: {error}")
+            said = True
+            time.sleep(_ENGINE_WAIT_S)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -197,3 +198,12 @@ def test_a_hook_hears_of_written_sidecars_only(
         told = f"{library}/a.jpg\0{library}/b.jpg\0".encode()
         process.until(lambda: (tmp_path / "told").read_bytes() == told)
         assert process.end() == 0
+
+
+def test_a_server_that_is_not_up_yet_is_waited_for(watch: Callable[..., Process], library: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    process = watch(library, "--engine", "triton", "--triton-url", address)
+    process.until(lambda: "the engine is waited for" in process.said)
+    assert process.end() == -signal.SIGTERM  # nothing was in flight
