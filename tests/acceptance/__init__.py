@@ -1,0 +1,1 @@
+"""Acceptance: what photo managers make of the sidecars that we write."""
