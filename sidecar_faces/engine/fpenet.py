@@ -32,7 +32,8 @@ _SMALLEST, _IBUG = 80, 68
 _HALF_SURE, _STEEPNESS = 0.0074, 1.93
 _CONFIDENT, _FILLED = (0.5, 0.7), (0.1, 0.3)
 """From the second to the first a score sinks to 0: mean confidence of 68 points; their IoU with the box."""
-INPUT, POINTS, PEAKS, VISIBILITY = "input_face_images", "softargmax", "softargmax:1", "visibility"
+INPUT, MAPS = "input_face_images", "conv_keypoints_m80"
+POINTS, PEAKS, VISIBILITY = "softargmax", "softargmax:1", "visibility"
 
 Run = Callable[[NDArray[Any]], list[NDArray[Any]]]
 """The network: (n, 1, 80, 80) in; points (n, k, 2), peaks (n, k) and, if it has it, visibility (n, k)."""
