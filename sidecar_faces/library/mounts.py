@@ -19,7 +19,8 @@ class Mount:
 
     @property
     def has_inotify(self) -> bool:
-        return self.type not in NETWORK_TYPES and not self.type.startswith("fuse")
+        """Not for FUSE, which may change beneath us; but for FUSE on a disk of its own (NTFS, exFAT)."""
+        return self.type == "fuseblk" or not (self.type in NETWORK_TYPES or self.type.startswith("fuse"))
 
 
 def _unescape(field: str) -> str:

@@ -162,11 +162,22 @@ _FILE_CHANGES = (FileMovedEvent, FileCreatedEvent, FileClosedEvent, FileModified
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, box: HintBox) -> None:
+    """`real` is what is watched, `root` what the library is called: they differ where the root is a link."""
+
+    def __init__(self, box: HintBox, real: str, root: str) -> None:
         self._box = box
+        self._real = real
+        self._root = root
+
+    def _called(self, path: str | bytes) -> str:
+        name = os.fsdecode(path)
+        return name if self._real == self._root else self._root + name[len(self._real) :]
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        source, target = os.fsdecode(event.src_path), os.fsdecode(event.dest_path or b"")
+        source, target = (
+            self._called(event.src_path),
+            self._called(event.dest_path) if event.dest_path else "",
+        )
         if isinstance(event, (DirCreatedEvent, DirMovedEvent)):
             self._box.changed_folder(target or source)
         elif isinstance(event, _FILE_CHANGES) and _matters(target or source):
@@ -198,7 +209,8 @@ class Watcher:
         self._observer = None if mode is Mode.SCANS else _observer(mode, box, poll_interval)
         if self._observer is not None:
             wanted = [*_WANTED, FileModifiedEvent] if mode is Mode.POLLING else _WANTED
-            self._observer.schedule(_Handler(box), root, recursive=True, event_filter=wanted)
+            real = os.path.realpath(root)  # a watch on a link would hear of the link alone
+            self._observer.schedule(_Handler(box, real, root), real, recursive=True, event_filter=wanted)
         self._identity = _identity(root)
 
     def start(self) -> None:

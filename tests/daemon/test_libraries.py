@@ -372,3 +372,12 @@ def test_a_photo_that_fails_while_its_library_goes_away_is_not_blamed(root: Path
         root.with_name("away").rename(root)
         daemon.until(lambda: sidecar(root / "old.jpg").exists())
         assert daemon.store.counts(str(root))["quarantined"] == 0
+
+
+def test_a_library_that_is_a_link(root: Path, state: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    with watched(state, tmp_path / "link") as daemon:
+        daemon.until(lambda: sidecar(root / "old.jpg").exists())
+        (root / "new.jpg").write_bytes(jpeg())
+        daemon.until(lambda: sidecar(root / "new.jpg").exists())
+        assert daemon.store.get(str(tmp_path / "link/new.jpg")) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidecar_faces.library.mounts import free_bytes, mount_of
+from sidecar_faces.library.mounts import Mount, free_bytes, mount_of
 
 
 def test_the_longest_mount_point_wins(tmp_path: Path) -> None:
@@ -21,6 +21,8 @@ def test_the_longest_mount_point_wins(tmp_path: Path) -> None:
     assert mount_of("/photos/My Album/x", str(table)).type == "fuse.sshfs"
     assert mount_of("/photography", str(table)).type == "ext4"
     assert mount_of("/", str(table)).has_inotify
+    assert Mount("/usb", "fuseblk", read_only=False).has_inotify
+    assert not Mount("/win", "cifs", read_only=False).has_inotify
 
 
 def test_the_real_table(tmp_path: Path) -> None:

@@ -89,6 +89,23 @@ def test_new_changed_renamed_and_deleted_files_are_told(root: Path, mode: Mode) 
         seen.until(lambda: str(photo) in seen.gone and str(root / "c.jpg") in seen.files)
 
 
+@pytest.mark.parametrize("mode", [Mode.INOTIFY, Mode.POLLING])
+def test_a_root_that_is_a_link_is_watched_under_its_own_name(root: Path, mode: Mode) -> None:
+    link = root.with_name("link")
+    link.symlink_to(root)
+    with watching(link, mode) as (watcher, seen):
+        (link / "a.jpg").write_bytes(b"1")
+        (root / "2020/b.jpg").write_bytes(b"1")
+        seen.until(lambda: {str(link / "a.jpg"), str(link / "2020/b.jpg")} <= set(seen.files))
+        (root / "a.jpg").rename(root / "c.jpg")
+        seen.until(lambda: str(link / "a.jpg") in seen.gone and str(link / "c.jpg") in seen.files)
+        assert watcher.trouble() is None
+        (root.with_name("other")).mkdir()
+        link.unlink()
+        link.symlink_to(root.with_name("other"))
+        assert watcher.trouble() is not None
+
+
 def test_sidecars_are_told_and_other_files_are_not(root: Path) -> None:
     with watching(root) as (_, seen):
         for name in (
