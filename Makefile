@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 SERVER_VENV ?= .venv-server
 DEMO := demo-library
 
-.PHONY: setup server serve rescan test lint unit locks clean
+.PHONY: setup server serve rescan test lint unit acceptance locks clean
 
 setup: $(VENV)/.installed
 	@$(BIN)/sidecar-faces models install
@@ -53,7 +53,12 @@ lint: $(VENV)/.installed
 
 unit: setup server
 	@sh scripts/install-system.sh $(PYTHON) test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore=tests/acceptance
+
+# What a real digiKam makes of our sidecars (docs/acceptance.md).
+acceptance: setup
+	@sh scripts/install-acceptance.sh
+	$(BIN)/python -m pytest tests/acceptance
 
 # Locks for every supported Python; hashes only, so that any mirror of the package index will do.
 locks:
