@@ -380,4 +380,4 @@ def test_a_library_that_is_a_link(root: Path, state: Path, tmp_path: Path) -> No
         daemon.until(lambda: sidecar(root / "old.jpg").exists())
         (root / "new.jpg").write_bytes(jpeg())
         daemon.until(lambda: sidecar(root / "new.jpg").exists())
-        assert daemon.store.get(str(tmp_path / "link/new.jpg")) is not None
+        daemon.until(lambda: daemon.store.get(str(tmp_path / "link/new.jpg")) is not None)
