@@ -31,7 +31,7 @@ _CPU = model_config_pb2.ModelInstanceGroup.KIND_CPU
 class Composition:
     """What goes into a repository.
 
-    `weights`: ONNX files by model name: centerface, fpenet, fpenet104, and facenet where NVIDIA's are installed.
+    `weights`: ONNX files by model name: centerface, fpenet, fpenet104, and facenet where it is installed.
     `detector`: behind faces_detect and faces_ensemble; `preset`: how FaceDetect's boxes are clustered.
     `local`: for a server that has only the python backend; `providers`: ONNX Runtime's, for that one.
     """

@@ -112,7 +112,7 @@ def command(installation: Installation, settings: ServerSettings, memory: str) -
     return [setpriv, "--pdeathsig", "KILL", "--", *words] if setpriv else words
 
 
-def environment(installation: Installation, settings: ServerSettings) -> dict[str, str]:
+def environment(installation: Installation) -> dict[str, str]:
     """Only what the server and its models need: nothing of our own environment leaks into them."""
     kept = ("HOME", "LANG", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     libraries = (installation.site / "nvidia_pytriton.libs", installation.lib)
@@ -132,7 +132,7 @@ class Server:
         self._memory = f"{_SHM}{os.getpid()}-{secrets.token_hex(4)}-"
         self._process = subprocess.Popen(
             command(installation, settings, self._memory),
-            env=environment(installation, settings),
+            env=environment(installation),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

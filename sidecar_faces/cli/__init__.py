@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sidecar_faces import __version__
+from sidecar_faces.cli.check_weights import check
 from sidecar_faces.cli.common import App
 from sidecar_faces.cli.completion import completion
 from sidecar_faces.cli.config import config
@@ -67,6 +68,7 @@ def main(ctx: click.Context, *, config_file: Path | None, verbose: bool, log_jso
     ctx.obj = App(config_file)
 
 
+models.add_command(check)
 for command in (
     rescan,
     watch,

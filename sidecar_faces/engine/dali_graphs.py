@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import Pipeline, fn, math, types
 
 __all__ = ["Pipeline", "facenet_preprocess", "faces_decode", "fpenet_preprocess", "reduced"]
 
@@ -18,6 +18,7 @@ Node = Any
 
 _NETWORK_WIDTH, _NETWORK_HEIGHT = 736, 416
 _CROP = 80
+_ENLARGE = 1.25
 
 
 def facenet_preprocess(device: str) -> tuple[Node, Node]:
@@ -34,13 +35,26 @@ def fpenet_preprocess(device: str) -> Node:
     """`raw_image_data` (encoded) and `true_boxes` (x1, y1, x2, y2) to `input_face_images` (1, 80, 80) gray
     0..255.
 
-    The crop is the square on the box's longer side, round the box's middle; beyond the photo it repeats its
-    border.
+    The crop is a square round the box's middle, `_ENLARGE` times its longer side; beyond the photo its border
+    is repeated.
     """
     encoded = fn.external_source(name="raw_image_data", device="cpu", dtype=types.UINT8, ndim=1)
-    boxes = fn.external_source(name="true_boxes", device="cpu", dtype=types.INT32, ndim=1)
+    boxes = fn.cast(
+        fn.external_source(name="true_boxes", device="cpu", dtype=types.INT32, ndim=1), dtype=types.FLOAT
+    )
     images = fn.decoders.image(encoded, device=device, output_type=types.GRAY, adjust_orientation=True)
-    return images, boxes
+    half = math.max(boxes[2] - boxes[0], boxes[3] - boxes[1]) * (_ENLARGE / 2)
+    x, y = (boxes[0] + boxes[2]) / 2.0, (boxes[1] + boxes[3]) / 2.0
+    crops = fn.resize(
+        images,
+        size=[_CROP, _CROP],
+        roi_start=fn.stack(y - half, x - half),
+        roi_end=fn.stack(y + half, x + half),
+        interp_type=types.INTERP_TRIANGULAR,
+        antialias=True,
+        dtype=types.FLOAT,
+    )
+    return fn.transpose(crops, perm=[2, 0, 1])
 
 
 def faces_decode(device: str) -> Node:

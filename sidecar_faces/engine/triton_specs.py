@@ -40,6 +40,9 @@ _DECODE_SIZE = _tensor("decode_size", "int32", 2)
 _DATA = _tensor("image_data", "uint8", -1)
 _MARKS = (_tensor("landmarks", "float32", -1, -1, 3), _tensor("visibility", "float32", -1, -1))
 
+NVIDIA_FPENET = ModelSpec("fpenet", (_CROPS,), _POINTS)
+"""As NVIDIA publishes it; our weights add `visibility`."""
+
 NOTEBOOK = (
     ModelSpec("facenet_ensemble", (_JPEG,), (*_BOXES, _SIZE)),
     ModelSpec("facenet_resized", (_NETWORK, _SIZE), (*_BOXES, _SIZE)),
