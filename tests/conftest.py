@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,21 +47,32 @@ def as_root() -> None:
 
 
 @pytest.fixture
-def hung(tmp_path: Path, as_root: None) -> Iterator[Path]:
-    """A FUSE mount that nobody serves: whoever looks at it waits."""
-    folder = tmp_path / "hung"
-    folder.mkdir()
+def mount_hung(as_root: None) -> Iterator[Callable[[Path], None]]:
+    """Mounts a FUSE file system that nobody serves on a folder: whoever looks at it waits."""
     libc = ctypes.CDLL(None, use_errno=True)
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR)
-    except OSError:
-        pytest.skip("FUSE is not there")
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-    if libc.mount(b"nobody", os.fsencode(folder), b"fuse.nobody", 0, options):
-        os.close(device)
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield folder
-    finally:
+    mounted: list[tuple[Path, int]] = []
+
+    def mount(folder: Path) -> None:
+        try:
+            device = os.open("/dev/fuse", os.O_RDWR)
+        except OSError:
+            pytest.skip("FUSE is not there")
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+        if libc.mount(b"nobody", os.fsencode(folder), b"fuse.nobody", 0, options):
+            os.close(device)
+            pytest.skip("mounting is not allowed here")
+        mounted.append((folder, device))
+
+    yield mount
+    for folder, device in mounted:
         libc.umount2(os.fsencode(folder), 2)
         os.close(device)
+
+
+@pytest.fixture
+def hung(tmp_path: Path, mount_hung: Callable[[Path], None]) -> Path:
+    """A folder that never answers."""
+    folder = tmp_path / "hung"
+    folder.mkdir()
+    mount_hung(folder)
+    return folder

@@ -98,7 +98,7 @@ def _run(settings: Settings, roots: list[str]) -> Ending:
         engine = _engine(settings, store, executor)
         options = _options(settings)
         libraries = [Library(root, engine, options, hooks.changed) for root in roots]
-        daemon = Daemon(libraries, store, drain=settings.drain, on_tick=executor.rest)
+        daemon = Daemon(libraries, store, drain=settings.drain, on_tick=executor.rest, on_hung=executor.renew)
         stack.enter_context(export(settings.metrics, lambda: _metrics(daemon.statuses(), executor)))
         with _signals(daemon):
             return daemon.run()

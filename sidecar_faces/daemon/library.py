@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,6 +43,8 @@ from sidecar_faces.store import Store
 log = structlog.get_logger()
 
 _CLOSE_AFTER_S = 60.0
+_QUEUE = 16
+"""Short, so that what was hinted at overtakes what a long scan finds."""
 _POLL_SHARE = 20
 """Polling takes at most one part in so many of the time."""
 
@@ -127,10 +130,12 @@ class Library(threading.Thread):
 
     def status(self) -> Status:
         """What it is doing now; may be called from any thread."""
+        gone = self._gone()
+        offline = gone is not None and self._state is not State.STOPPED  # in mid-work, perhaps
         return Status(
             root=self.root,
-            state=self._state,
-            detail=self._detail,
+            state=State.OFFLINE if offline else self._state,
+            detail=gone.value if offline and gone else self._detail,
             mode="" if self._watcher is None else self._watcher.mode.value,
             note=self._note,
             waiting=self._feed.waiting,
@@ -161,7 +166,7 @@ class Library(threading.Thread):
             try:
                 self._cycle()
                 self._failures = 0
-            except OfflineError:
+            except (OfflineError, CancelledError):  # the library is gone, or the workers were started anew
                 self._feed.restart()
             except SidecarFacesError as error:
                 self._pause(str(error))
@@ -174,9 +179,7 @@ class Library(threading.Thread):
     def _cycle(self) -> None:
         if not self.sentry.is_here():
             self._rest()
-            presence = self.sentry.sight.presence
-            if presence is not Presence.UNKNOWN:
-                gone = Presence.UNMOUNTED if presence is Presence.HERE else presence
+            if gone := self._gone():
                 self._set(State.OFFLINE, gone.value)
             self._feed.box.wait(self._options.check_every)
             return
@@ -193,6 +196,13 @@ class Library(threading.Thread):
         if self._feed.next_at() <= time.monotonic() and not self._stopping.is_set():
             self._work()
 
+    def _gone(self) -> Presence | None:
+        """Why the library cannot be worked on; None while it can, or nobody has looked yet."""
+        presence = self.sentry.sight.presence
+        if presence is Presence.UNKNOWN or self.sentry.is_here():
+            return None
+        return Presence.UNMOUNTED if presence is Presence.HERE else presence
+
     def _remember_home(self) -> None:
         """The mount that the library lies on; one nearer to the root will mean that it is not mounted."""
         mount, sentry = self.sentry.sight.mount, self.sentry
@@ -205,7 +215,7 @@ class Library(threading.Thread):
         """One run of the pipeline, until nothing more is expected for a moment."""
         self._set(State.WORKING)
         scans = self._feed.scans
-        for ended in run_threaded(self._candidates(), self._stages(self._writer())):
+        for ended in run_threaded(self._candidates(), self._stages(self._writer()), _QUEUE):
             self._account(ended)
             self._keep_watching()
         self._worked = time.monotonic()

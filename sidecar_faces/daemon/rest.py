@@ -50,8 +50,13 @@ class RestingExecutor:
             dropped = executor if failed and executor is self._inner else None
             if dropped is not None:
                 self._inner = None
-        if dropped is not None:  # by another thread: this one may be of the executor that is to end
-            threading.Thread(target=dropped.close, daemon=True).start()
+        _close_aside(dropped)
+
+    def renew(self) -> None:
+        """Give up what is in flight, which hangs for one library and keeps the others waiting."""
+        with self._lock:
+            given_up, self._inner = self._inner, None
+        _close_aside(given_up)
 
     def rest(self, now: float) -> None:
         """End the workers if nothing was asked of them for long; `now` in monotonic seconds."""
@@ -67,3 +72,9 @@ class RestingExecutor:
             closing, self._inner = self._inner, None
         if closing is not None:
             closing.close()
+
+
+def _close_aside(executor: Executor | None) -> None:
+    """In another thread: this one may be of the executor that is to end, or must not wait for it."""
+    if executor is not None:
+        threading.Thread(target=executor.close, daemon=True).start()

@@ -15,6 +15,7 @@ from sidecar_faces import __version__
 from sidecar_faces.daemon.library import Library
 from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.daemon.state import State, Status, sentence
+from sidecar_faces.library.presence import Presence
 from sidecar_faces.log import printable
 from sidecar_faces.store import Store
 
@@ -46,12 +47,15 @@ class Daemon:
         drain: float = 60.0,
         notifier: Notifier | None = None,
         on_tick: Callable[[float], None] = lambda _: None,
+        on_hung: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_hung` is called when a library stops answering while photos of it are at work."""
         self._libraries = list(libraries)
         self._store = store
         self._drain = drain
         self._notifier = notifier or Notifier()
         self._on_tick = on_tick
+        self._on_hung = on_hung
         self._asked = threading.Event()
         self._ending = Ending.STOPPED
         self._reported: dict[str, Status] = {}
@@ -110,6 +114,8 @@ class Daemon:
         sight = library.sentry.poll(now)
         if sight.presence is before:
             return
+        if sight.presence is Presence.HUNG and library.status().in_flight:
+            self._on_hung()
         library.look_again()
 
     def _report(self, statuses: list[Status]) -> None:

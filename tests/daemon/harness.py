@@ -22,6 +22,7 @@ from sidecar_faces.core.settle import Timing
 from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind
 from sidecar_faces.daemon.library import Engine, Library, Options
 from sidecar_faces.daemon.notify import Notifier
+from sidecar_faces.daemon.rest import RestingExecutor
 from sidecar_faces.daemon.state import State, Status
 from sidecar_faces.daemon.supervisor import Daemon
 from sidecar_faces.library.scan import DEFAULT_EXCLUDES
@@ -129,9 +130,11 @@ def watched(
     options: Options = FAST,
     executor: FixedExecutor | None = None,
     notifier: Notifier | None = None,
+    shared: RestingExecutor | None = None,
 ) -> Iterator[Watched]:
-    """Watch until the block ends."""
+    """Watch until the block ends; `shared` takes the place of the fixed answers."""
     executor = executor or FixedExecutor()
+    renew = shared.renew if shared else lambda: None
     store = Store(state / "state.sqlite3", commit_every=1)
 
     @contextmanager
@@ -139,10 +142,10 @@ def watched(
         with ExifTool() as exiftool:
             yield SidecarWriter(SidecarLayout(root), exiftool, "models-1")
 
-    engine = Engine(store, executor, "models-1", lambda photo: photo.stored, open_writer)
+    engine = Engine(store, shared or executor, "models-1", lambda photo: photo.stored, open_writer)
     written: list[str] = []
     libraries = [Library(str(root), engine, options, written.append) for root in roots]
-    daemon = Daemon(libraries, store, drain=20, notifier=notifier)
+    daemon = Daemon(libraries, store, drain=20, notifier=notifier, on_hung=renew)
     result = Watched(store, executor, daemon, libraries, written)
     failure: list[BaseException] = []
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from sidecar_faces.core.settle import Timing
+from sidecar_faces.core.types import Batch, FaceResult
 from sidecar_faces.daemon import guard
+from sidecar_faces.daemon.rest import RestingExecutor
 from sidecar_faces.daemon.state import State
+from sidecar_faces.engine.base import Executor
 from sidecar_faces.library.watch import Mode
 from tests.daemon.harness import FixedExecutor, Watched, jpeg, often, watched
 
@@ -359,6 +364,40 @@ def test_a_hung_library_keeps_no_other_waiting(root: Path, state: Path, hung: Pa
         assert not daemon.libraries[0].is_stuck(1e12)  # it is not to blame
 
 
+class Stuck:
+    """Workers that wait for a file system for ever; ending them cancels what they do."""
+
+    capacity = 4
+
+    def __init__(self) -> None:
+        self.futures: list[Future[tuple[FaceResult, ...]]] = []
+
+    def submit(self, _batch: Batch) -> Future[tuple[FaceResult, ...]]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+    def close(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+
+def test_workers_that_hang_in_one_library_are_started_anew_for_the_others(
+    root: Path, state: Path, tmp_path: Path, mount_hung: Callable[[Path], None]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.jpg").write_bytes(jpeg())
+    stuck, working = Stuck(), FixedExecutor()
+    executors: list[Executor] = [working, stuck]
+    shared = RestingExecutor(executors.pop, capacity=4, rest_after=3600)
+    with watched(state, root, other, options=often(look_deadline=0.5), shared=shared) as daemon:
+        daemon.until(lambda: len(stuck.futures) == 2)
+        mount_hung(root)
+        daemon.until(lambda: daemon.status(0).detail == "its file system does not answer")
+        daemon.until(lambda: sidecar(other / "a.jpg").exists())
+        assert working.seen == ["a.jpg"]
+
+
 def test_a_photo_that_fails_while_its_library_goes_away_is_not_blamed(root: Path, state: Path) -> None:
     executor = FixedExecutor()
     executor.gate.clear()
@@ -366,8 +405,9 @@ def test_a_photo_that_fails_while_its_library_goes_away_is_not_blamed(root: Path
         daemon.until(lambda: daemon.status().in_flight == 1)
         executor.fails = "cannot be read (Stale file handle)"
         root.rename(root.with_name("away"))
-        executor.gate.set()
         daemon.until(lambda: daemon.status().state is State.OFFLINE)
+        executor.gate.set()
+        daemon.until(lambda: daemon.status().in_flight == 0)
         executor.fails = ""
         root.with_name("away").rename(root)
         daemon.until(lambda: sidecar(root / "old.jpg").exists())
