@@ -42,12 +42,12 @@ class Box:
 class Item:
     """One photo.
 
-    `people`: confirmed faces by name. `unknown`: faces that digiKam shows under People > Unknown.
+    `people`: confirmed faces with their names. `unknown`: faces that digiKam shows under People > Unknown.
     `tags`: their paths, people and keywords, without those that digiKam keeps for itself.
     `facts`: everything else, as "table.column" -> values.
     """
 
-    people: dict[str, Box]
+    people: list[tuple[str, Box]]
     unknown: list[Box]
     tags: set[str]
     facts: dict[str, list[tuple[Any, ...]]]
@@ -77,7 +77,9 @@ def _item(digikam: DigiKam, image: int, tags: dict[int, str]) -> Item:
     own = digikam.ask("SELECT tagid FROM ImageTags WHERE imageid = ?", image)
     paths = {tags[tag] for (tag,) in own}
     return Item(
-        people={tags[tag].rpartition("/")[2]: _box(value) for tag, kind, value in faces if kind == CONFIRMED},
+        people=[
+            (tags[tag].rpartition("/")[2], _box(value)) for tag, kind, value in faces if kind == CONFIRMED
+        ],
         unknown=[_box(value) for _, kind, value in faces if kind == UNKNOWN],
         tags={
             path for path in paths if not path.startswith("_Digikam_Internal_Tags_") and "Unknown" not in path

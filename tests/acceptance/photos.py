@@ -15,6 +15,10 @@ from tests.acceptance.collection import Box
 
 ODD_NAME = 'O}Neil & <Söhne> "x"'
 ODD_FILE = 'it\'s "odd" & #1, 100%.jpg'
+GROUPS = (
+    *("group.JPG", "described.jpg", "picture.png", "old.jpg"),
+    *("microsoft.jpg", "both.jpg", "person.jpg", ODD_FILE, "short.jpg"),
+)
 TAKEN = "2014:05:13 16:53:20"
 """For photos of which nothing else is told: digiKam takes one without a date for as old as its file."""
 
@@ -77,6 +81,13 @@ def tell(file: Path, tags: dict[str, Any]) -> None:
     request.unlink()
 
 
+def named_by_microsoft(name: str) -> dict[str, Any]:
+    """The same in Microsoft's schema, which older programs write alone, and digiKam beside the other."""
+    x, y, w, h = LARGEST.x / GROUP_W, LARGEST.y / GROUP_H, LARGEST.w / GROUP_W, LARGEST.h / GROUP_H
+    region = {"PersonDisplayName": name, "Rectangle": f"{x:g}, {y:g}, {w:g}, {h:g}"}
+    return {"XMP-MP:RegionInfoMP": {"Regions": [region]}}
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A region as it stands in a sidecar, in pixels of the photo as stored."""
@@ -122,13 +133,15 @@ def make(folder: Path, portrait: Image.Image) -> None:
         save(wide, folder / f"oriented-{orientation}.jpg", orientation)
     many = group(portrait)
     assert many.size == (GROUP_W, GROUP_H)
-    for name in ("group.JPG", "described.jpg", "picture.png", "old.jpg", "person.jpg", ODD_FILE, "short.jpg"):
+    for name in GROUPS:
         save(many, folder / name)
     save(Image.new("RGB", (400, 300), (120, 140, 160)), folder / "none.jpg")
     exiftool(f"-EXIF:DateTimeOriginal={TAKEN}", folder)
     for name in ("described.jpg", "picture.png"):
         tell(folder / name, {**DESCRIBED, **named("Ada Lovelace")})
     tell(folder / "old.jpg", OLD)
+    tell(folder / "microsoft.jpg", named_by_microsoft("Mary Jackson"))
+    tell(folder / "both.jpg", {**named("Annie Easley"), **named_by_microsoft("Annie Easley")})
     tell(folder / "person.jpg.xmp", named("Grace Hopper"))
     tell(folder / f"{ODD_FILE}.xmp", named(ODD_NAME))
     tell(folder / "short.xmp", {"XMP-dc:Title": TITLE, **named("Katherine Johnson")})

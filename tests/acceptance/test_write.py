@@ -100,7 +100,7 @@ def story(desktop: dict[str, str], portrait: Image.Image, tmp_path_factory: pyte
 def test_digikam_hears_of_faces_in_photos_that_it_knew(story: Story) -> None:
     assert {name: len(item.unknown) for name, item in story.known.items()} == dict.fromkeys(FACES, 0)
     assert {name: len(item.unknown) for name, item in story.heard.items()} == FACES
-    assert story.heard["person.jpg"].people == {GRACE: photos.LARGEST}
+    assert story.heard["person.jpg"].people == [(GRACE, photos.LARGEST)]
 
 
 def test_digikam_wrote_the_sidecars_under_the_same_names(story: Story) -> None:
