@@ -13,7 +13,7 @@ import click
 import structlog
 
 from sidecar_faces.cli.common import App, excludes, outermost, place_options
-from sidecar_faces.cli.engines import engine_options
+from sidecar_faces.cli.engines import engine_options, plan
 from sidecar_faces.cli.wiring import layout_for, make_executor, models_of, without_landmarks
 from sidecar_faces.config import Settings
 from sidecar_faces.core.settle import Timing
@@ -73,6 +73,7 @@ def watch(app: App, /, paths: tuple[str, ...], **flags: Any) -> None:
     settings = app.settings(**flags)
     _be_nice()
     while _run(settings, roots) is Ending.RELOAD:
+        plan.cache_clear()  # a server may have come or gone since
         try:
             settings = app.settings(**flags)
         except ConfigError as error:
