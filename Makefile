@@ -57,7 +57,7 @@ unit: setup server
 
 # What a real digiKam makes of our sidecars (docs/acceptance.md).
 acceptance: setup
-	@sh scripts/install-acceptance.sh
+	@sh scripts/install-system.sh $(PYTHON) acceptance
 	$(BIN)/python -m pytest tests/acceptance
 
 # Locks for every supported Python; hashes only, so that any mirror of the package index will do.

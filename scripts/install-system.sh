@@ -1,15 +1,27 @@
 #!/bin/sh
-# Installs the Debian packages that are missing: exiftool, venv for the Python named, and with `test` what only
-# tests need (systemd-analyze). Usage: install-system.sh PYTHON [test]
+# Installs the Debian packages that are missing: exiftool, and venv for the Python named; with `test` what only tests
+# need, with `acceptance` a real digiKam (1.3 GB with what it depends on). Usage: install-system.sh PYTHON [test|acceptance]
 set -eu
 python=${1:-python3}
-
 missing=""
-command -v exiftool >/dev/null 2>&1 || missing="$missing libimage-exiftool-perl"
+
+need() { # need PROGRAM PACKAGE
+	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+
+need exiftool libimage-exiftool-perl
 "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing $(basename "$(readlink -f "$(command -v "$python")")")-venv"
-if [ "${2:-}" = test ]; then
-	command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
-fi
+case "${2:-}" in
+test)
+	need systemd-analyze systemd
+	;;
+acceptance)
+	need digikam digikam
+	need Xvfb xvfb
+	need dbus-daemon dbus-daemon
+	need dbus-send dbus-bin
+	;;
+esac
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
