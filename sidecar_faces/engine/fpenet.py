@@ -30,7 +30,7 @@ TOGETHER = 4
 _SMALLEST, _IBUG = 80, 68
 """Points of the smaller network; of the layout that all share."""
 _HALF_SURE, _STEEPNESS = 0.0082, 1.8
-_CONFIDENT, _FILLED = (0.5, 0.7), (0.1, 0.3)
+_CONFIDENT, _FILLED = (0.4, 0.65), (0.1, 0.3)
 """From the second to the first a score sinks to 0: mean confidence of 68 points; their IoU with the box."""
 INPUT, MAPS = "input_face_images", "conv_keypoints_m80"
 POINTS, PEAKS, VISIBILITY = "softargmax", "softargmax:1", "visibility"
