@@ -58,31 +58,35 @@ def fpenet_preprocess(device: str) -> Node:
 
 
 def faces_decode(device: str) -> Node:
-    """`image_data` (encoded) to `images` (height, width, 3) as stored, of `decode_size` (width, height)."""
-    sizes = fn.external_source(name="decode_size", device="cpu", dtype=types.INT32, ndim=1)
-    images = _decoded(device)
-    return _resized(images, size=fn.cast(fn.stack(sizes[1], sizes[0]), dtype=types.FLOAT))
+    """`image_data` (encoded) to `images` (height, width, 3) as stored; `reduction` ends with the factor to
+    reduce by.
+    """
+    asked = fn.external_source(name="reduction", device="cpu", dtype=types.INT64, ndim=1)
+    return _reduced(_decoded(device), asked[1])[0]
 
 
 def reduced(device: str) -> tuple[Node, Node]:
-    """`image_data` (encoded) averaged over squares of `factor` pixels, and the size (h, w, 3) that it had
-    before.
+    """`image_data` (encoded) reduced by `factor`, and the size (h, w, 3) that it had before."""
+    return _reduced(
+        _decoded(device), fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
+    )
+
+
+def _reduced(images: Node, factor: Node) -> tuple[Node, Node]:
+    """Averages over squares of `factor` pixels, and the shape before.
 
     The same as Pillow's scaled decode gives, which a resampling filter is not: at the scale of small faces a
     detector tells one from the other. Squares at the right and lower border that the image fills in part are
     averaged with black.
     """
-    images = _decoded(device)
-    factor = fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
     shape = images.shape(dtype=types.INT64)
     rows, columns = (shape[0] + factor - 1) // factor, (shape[1] + factor - 1) // factor
     start = types.Constant([0, 0], dtype=types.INT64)
     whole = fn.slice(
         images, start, fn.stack(rows * factor, columns * factor), axes=[0, 1], out_of_bounds_policy="pad"
     )
-    squares = fn.reshape(
-        whole, shape=fn.stack(rows, factor, columns, factor, types.Constant(3, dtype=types.INT64))
-    )
+    three = types.Constant(3, dtype=types.INT64)
+    squares = fn.reshape(whole, shape=fn.stack(rows, factor, columns, factor, three))
     return fn.cast_like(fn.reductions.mean(squares, axes=[1, 3]), images), shape
 
 

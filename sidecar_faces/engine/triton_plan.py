@@ -45,7 +45,7 @@ def look(
         client.close()
     gpu = has_gpu()
     way: Way = ("client" if gpu else "server") if decode == "auto" else decode
-    decoder = f"here by DALI on the {'GPU' if gpu else 'CPU'}" if way == "client" else "on the server"
+    decoder = f"here by {'DALI on the GPU' if gpu else 'Pillow'}" if way == "client" else "on the server"
     return Server(way, models, f"Triton at {url} (photos are decoded {decoder})")
 
 

@@ -36,7 +36,7 @@ _POINTS_104 = (
 )
 _IMAGES = _tensor("images", "uint8", -1, -1, 3)
 _ORIENTATION = _tensor("orientation", "int32", 1)
-_DECODE_SIZE = _tensor("decode_size", "int32", 2)
+_REDUCTION = _tensor("reduction", "int64", 2)
 _DATA = _tensor("image_data", "uint8", -1)
 _MARKS = (_tensor("landmarks", "float32", -1, -1, 3), _tensor("visibility", "float32", -1, -1))
 
@@ -69,9 +69,9 @@ OURS = (
             _tensor("points", "float32", -1, -1, 2),
         ),
     ),
-    ModelSpec("faces_header", (_JPEG,), (_DATA, _DECODE_SIZE, _SIZE, _ORIENTATION)),
-    ModelSpec("faces_decode", (_DATA, _DECODE_SIZE), (_IMAGES,)),
-    ModelSpec("faces_index", (_IMAGES, _SIZE, _ORIENTATION), (*_BOXES, *_MARKS)),
+    ModelSpec("faces_header", (_JPEG,), (_DATA, _REDUCTION, _SIZE, _ORIENTATION)),
+    ModelSpec("faces_decode", (_DATA, _REDUCTION), (_IMAGES,)),
+    ModelSpec("faces_index", (_IMAGES, _DATA, _SIZE, _ORIENTATION), (*_BOXES, *_MARKS)),
     ModelSpec("faces_ensemble", (_JPEG,), (*_BOXES, *_MARKS, _SIZE, _ORIENTATION)),
 )
 

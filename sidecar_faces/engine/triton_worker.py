@@ -1,7 +1,8 @@
 """Two workers that leave the networks to a Triton server.
 
-`ClientSideWorker` decodes batches itself (by DALI) and sends tensors of network size; `ServerSideWorker`
-sends encoded photos. Both find what the embedded engine finds, and neither blames a photo for the server.
+`ClientSideWorker` decodes batches itself (by DALI on a GPU) and sends tensors of network size;
+`ServerSideWorker` sends encoded photos. Both find what the embedded engine finds, and neither blames a photo
+for the server.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,12 +118,33 @@ def _padded(image: Image) -> tuple[int, int]:
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 
 
+class BatchDecoder(Protocol):
+    """Decodes several photos at once; `DaliDecoder` says what it promises."""
+
+    def decode(self, photos: Sequence[Photo], long_sides: Sequence[int]) -> list[Decoded]: ...
+
+
+class PillowDecoder:
+    """The embedded engine's decoder, which on a CPU is faster than DALI: it decodes only what is needed."""
+
+    def decode(self, photos: Sequence[Photo], long_sides: Sequence[int]) -> list[Decoded]:
+        """One photo after the other."""
+        return [self._one(photo, side) for photo, side in zip(photos, long_sides, strict=True)]
+
+    @staticmethod
+    def _one(photo: Photo, long_side: int) -> Decoded:
+        try:
+            return decode_pillow.decode(photo, long_side=long_side)
+        except (PhotoFailedError, PhotoRefusedError) as error:
+            return error
+
+
 class ClientSideWorker:
     """Decodes here, detects there: one request for the first look at all photos of a batch, few for all
     others.
     """
 
-    def __init__(self, settings: EngineSettings, client: TritonClient, decoder: DaliDecoder) -> None:
+    def __init__(self, settings: EngineSettings, client: TritonClient, decoder: BatchDecoder) -> None:
         self._settings, self._decoder = settings, decoder
         self._detector = TritonDetector(client, settings.min_score)
         self._estimator = Fpenet(TritonFpenet(client, settings.layout), "triton", settings.layout, _TOGETHER)
@@ -269,5 +291,5 @@ def open_worker(triton: TritonSettings, way: Way, settings: EngineSettings) -> W
     """A worker in this process; called in the child process that runs it."""
     if way == "server":
         return ServerSideWorker(settings, lambda: TritonClient(triton))
-    device = 0 if has_gpu() else None
-    return ClientSideWorker(settings, TritonClient(triton), DaliDecoder(device))
+    decoder = DaliDecoder(0) if has_gpu() else PillowDecoder()
+    return ClientSideWorker(settings, TritonClient(triton), decoder)

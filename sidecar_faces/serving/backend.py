@@ -82,22 +82,22 @@ def _error(error: Exception, code: Any) -> Any:
     return backend.InferenceResponse(error=backend.TritonError(str(error), code))
 
 
+def ask(model: str, tensors: Tensors, outputs: Sequence[str]) -> list[NDArray[Any]]:
+    """The outputs of another model of this server, in main memory. Raises UpstreamError."""
+    response = backend.InferenceRequest(
+        model_name=model,
+        inputs=[backend.Tensor(name, value) for name, value in tensors.items()],
+        requested_output_names=list(outputs),
+        preferred_memory=backend.PreferredMemory(backend.TRITONSERVER_MEMORY_CPU, 0),
+    ).exec()
+    if response.has_error():
+        raise UpstreamError(f"{model}: {response.error().message()}")
+    return [backend.get_output_tensor_by_name(response, output).as_numpy() for output in outputs]
+
+
 def remote(model: str, name: str, outputs: Sequence[str]) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
-    """Another model of this server with one input, called `name`, as a function. It raises UpstreamError."""
-    memory = backend.PreferredMemory(backend.TRITONSERVER_MEMORY_CPU, 0)
-
-    def run(tensor: NDArray[Any]) -> list[NDArray[Any]]:
-        response = backend.InferenceRequest(
-            model_name=model,
-            inputs=[backend.Tensor(name, tensor)],
-            requested_output_names=list(outputs),
-            preferred_memory=memory,
-        ).exec()
-        if response.has_error():
-            raise UpstreamError(f"{model}: {response.error().message()}")
-        return [backend.get_output_tensor_by_name(response, output).as_numpy() for output in outputs]
-
-    return run
+    """A model with one input, called `name`, as a function."""
+    return lambda tensor: ask(model, {name: tensor}, outputs)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from sidecar_faces.core.frames import Size
 from sidecar_faces.core.landmarks import LAYOUTS
@@ -24,13 +23,10 @@ from sidecar_faces.engine.facedetect import FaceDetect, StandIn
 from sidecar_faces.engine.faces import VISIBLE
 from sidecar_faces.engine.fpenet import Fpenet
 from sidecar_faces.engine.onnx import CPU, Session
-from sidecar_faces.engine.passes import SUSPECTED
+from sidecar_faces.engine.passes import PLANS, SUSPECTED, views
 from sidecar_faces.engine.worker import LocalWorker
 from sidecar_faces.errors import PhotoRefusedError
-from sidecar_faces.serving.backend import Model, Question, Tensors, in_memory, log, remote, stacked
-
-DECODE_LONG_SIDE = 2560
-"""As long as the embedded engine decodes a photo for its landmarks: nothing that it sees is lost."""
+from sidecar_faces.serving.backend import Model, Question, Tensors, ask, in_memory, log, remote, stacked
 
 
 def _detector(parameters: dict[str, str], min_score: float) -> Detector:
@@ -164,24 +160,31 @@ class FacesHeader(Model):
             if photo.format is ImageFormat.TIFF:
                 raise PhotoRefusedError("is a TIFF, which clients decode themselves")
             data = strip(encoded.tobytes()) if photo.format is ImageFormat.JPEG else encoded
-        ratio = min(1.0, DECODE_LONG_SIDE / max(photo.stored.width, photo.stored.height))
-        size = [max(1, round(side * ratio)) for side in (photo.stored.width, photo.stored.height)]
+        detail = str(asked.parameters.get("detail", "normal"))
+        if detail not in PLANS:
+            raise ValueError(f"there is no detail {detail!r}")
+        content = views(photo.displayed, detail)[0].letterbox.content
         return {
             "image_data": np.frombuffer(bytes(data), np.uint8)[None],
-            "decode_size": np.array([size], np.int32),
+            "reduction": _reduction(photo.stored, max(content.width, content.height)),
             "true_image_size": _size(photo),
             "orientation": np.array([[photo.orientation]], np.int32),
         }
 
 
+def _reduction(stored: Size, long_side: int) -> NDArray[np.int64]:
+    """What `faces_decode` is told: the least length of the longer side, and the factor that follows."""
+    return np.array([[long_side, reduction(stored, long_side)]], np.int64)
+
+
 class FacesDecode(Model):
-    """`faces_decode` where there is no DALI: one photo a request; at least as large as asked for."""
+    """`faces_decode` where there is no DALI: one photo a request."""
 
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""
-        (encoded,), (size,) = _one_photo(asked.tensors["image_data"]), asked.tensors["decode_size"]
+        (encoded,), (sizes,) = _one_photo(asked.tensors["image_data"]), asked.tensors["reduction"]
         with in_memory(encoded) as photo:
-            image = decode(replace(photo, orientation=1), long_side=int(size.max()))
+            image = decode(replace(photo, orientation=1), long_side=int(sizes[0]))
         return {"images": image[None]}
 
 
@@ -190,19 +193,20 @@ class FacesIndex(Model):
 
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""
-        (image,), (size,), (orientation,) = (asked.tensors[name] for name in self.inputs)
+        (image,), (encoded,) = asked.tensors["images"], asked.tensors["image_data"]
+        (size,), (orientation,) = asked.tensors["true_image_size"], asked.tensors["orientation"]
         settings = EngineSettings(
             models="",
             min_score=float(asked.parameters.get("min_score", 0.5)),
             min_face=int(asked.parameters.get("min_face", 1)),
             detail=str(asked.parameters.get("detail", "normal")),
         )
-        turned = upright(image, int(orientation[0]))
+        decoder = _Decoder(image, encoded, int(orientation[0]))
         # upright is all that this photo is: its stored frame is the displayed one
         displayed = Photo("", FileSignature(0, 0), ImageFormat.JPEG, Size(int(size[1]), int(size[0])), 1)
         detector = _detector(self.parameters, settings.min_score)
         layout = str(asked.parameters.get("layout", "fpenet-80"))
-        worker = LocalWorker(settings, _Decoded(turned), detector, _estimator(layout, self.parameters))
+        worker = LocalWorker(settings, decoder, detector, _estimator(layout, self.parameters))
         faces = worker.faces(displayed)
         marks = [face.landmarks for face in faces if face.landmarks is not None]
         boxes = [[f.box.x, f.box.y, f.box.x + f.box.w, f.box.y + f.box.h] for f in faces]
@@ -219,17 +223,23 @@ def _table(rows: Sequence[Any], *empty: int) -> NDArray[np.float32]:
     return np.array([rows] if rows else np.zeros((1, 0, *empty)), np.float32)
 
 
-class _Decoded:
-    """A decoder that has decoded already; it reduces by whole factors as the embedded engine's does."""
+class _Decoder:
+    """Gives the image that came with the request first; asks for a finer one where it will not do."""
 
-    def __init__(self, image: Image) -> None:
-        self._image = image
+    def __init__(self, image: Image, encoded: NDArray[np.uint8], orientation: int) -> None:
+        self._first: Image | None = image
+        self._encoded, self._orientation = encoded, orientation
 
-    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:  # noqa: ARG002
+    def __call__(self, photo: Photo, *, long_side: int | None) -> Image:
         """See `pyramid.Decode`."""
-        height, width = self._image.shape[:2]
-        factor = reduction(Size(width, height), long_side or max(width, height))
-        return self._image if factor == 1 else np.asarray(Pillow.fromarray(self._image).reduce(factor))
+        image, self._first = self._first, None
+        if image is None:
+            longest = max(photo.stored.width, photo.stored.height)
+            sizes = _reduction(photo.stored, min(long_side or longest, longest))
+            ((image,),) = ask(
+                "faces_decode", {"image_data": self._encoded[None], "reduction": sizes}, ("images",)
+            )
+        return upright(image, self._orientation)
 
 
 class FpenetPreprocess(Model):

@@ -248,11 +248,11 @@ def test_tensors_go_through_memory_where_they_are_large(client: TritonClient, tr
 
 
 def test_memory_grows_with_requests_and_is_given_back(client: TritonClient, notebook: Any) -> None:
+    before = set(notebook.get_system_shared_memory_status().regions)
     for side in (256, 1024, 2048):
         images = np.zeros((1, side, side, 3), np.uint8)
         client.infer(Request("faces_detect", {"images": images}, ("scores",)))
-    known = notebook.get_system_shared_memory_status().regions
-    ours = [name for name in known if name.startswith("sidecar-faces-client-")]
-    assert len(ours) >= 1 and client.sent == 0
+    ours = set(notebook.get_system_shared_memory_status().regions) - before
+    assert ours and all(name.startswith("sidecar-faces-client-") for name in ours) and client.sent == 0
     client.close()
-    assert not [name for name in notebook.get_system_shared_memory_status().regions if name in ours]
+    assert not ours & set(notebook.get_system_shared_memory_status().regions)

@@ -72,13 +72,14 @@ def test_fpenet_preprocess(files: list[Path]) -> None:
 
 
 def test_faces_decode_leaves_photos_as_they_are_stored(files: list[Path]) -> None:
-    sizes = [np.array(size, np.int32) for size in ([256, 256], [150, 200], [350, 350])]
-    (images,) = run(dali_graphs.faces_decode, {"image_data": encoded(files), "decode_size": sizes})
-    for path, size, image in zip(files, sizes, images, strict=True):
-        assert image.shape == (size[1], size[0], 3) and image.dtype == np.uint8
+    factors = [2, 1, 4]
+    sizes = [np.array([0, factor], np.int64) for factor in factors]
+    (images,) = run(dali_graphs.faces_decode, {"image_data": encoded(files), "reduction": sizes})
+    for path, factor, image in zip(files, factors, images, strict=True):
         with Image.open(path) as stored:
-            expected = stored.convert("RGB").resize(tuple(size.tolist()), Image.Resampling.BILINEAR)
-        assert np.abs(image.astype(int) - np.asarray(expected)).mean() < 2
+            expected = np.asarray(stored.convert("RGB").reduce(factor))
+        assert image.shape == expected.shape and image.dtype == np.uint8
+        assert np.abs(image.astype(int) - expected).mean() < 1
 
 
 @pytest.mark.parametrize("model", ["facenet_preprocess", "fpenet_preprocess", "faces_decode"])

@@ -12,8 +12,8 @@ from PIL import Image
 from scripts.make_demo_library import save_oriented
 from sidecar_faces.core.frames import Size, area_iou, to_area
 from sidecar_faces.core.types import Batch, Face, FaceResult, FailureKind, Photo
-from sidecar_faces.engine.base import EngineSettings
-from sidecar_faces.engine.decode_dali import DaliDecoder
+from sidecar_faces.engine.base import EngineSettings, Worker
+from sidecar_faces.engine.decode_dali import DaliDecoder, has_gpu
 from sidecar_faces.engine.triton import TritonClient
 from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.engine.triton_worker import ClientSideWorker, ServerSideWorker, Way, open_worker
@@ -50,15 +50,15 @@ def check(known: FaceResult, found: FaceResult) -> tuple[float, float]:
     return worst, far
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "dali"])
 def test_every_evaluation_photo(
     triton: TritonSettings,
     engine: EngineSettings,
     photos: list[Photo],
     known: list[FaceResult],
-    way: Way,
+    way: str,
 ) -> None:
-    worker = open_worker(triton, way, engine)
+    worker = made(triton, way, engine)
     found = [
         result
         for start in range(0, len(photos), 8)
@@ -69,6 +69,13 @@ def test_every_evaluation_photo(
     assert min(overlap for overlap, _ in worst) > 0.98 and max(distance for _, distance in worst) < 0.01
     if isinstance(worker, ServerSideWorker):
         assert worker.fallbacks == 0
+
+
+def made(triton: TritonSettings, way: str, engine: EngineSettings) -> Worker:
+    """`client` decodes as it would here; `dali` by DALI, as it would with a GPU."""
+    if way == "dali":
+        return ClientSideWorker(engine, TritonClient(triton), DaliDecoder(0 if has_gpu() else None))
+    return open_worker(triton, "client" if way == "client" else "server", engine)
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +103,16 @@ def mixed(tmp_path: Path, portrait: Image.Image, portrait_jpeg: bytes) -> list[P
     return [probe(str(path), Limits()) for path in sorted(tmp_path.iterdir())]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "dali"])
 @pytest.mark.parametrize("layout", ["fpenet-80", "fpenet-104", "detector"])
 def test_photos_of_every_kind(
-    triton: TritonSettings, engine: EngineSettings, mixed: list[Photo], way: Way, layout: str
+    triton: TritonSettings, engine: EngineSettings, mixed: list[Photo], way: str, layout: str
 ) -> None:
     weights = "" if layout == "detector" else engine.landmarks.replace("80", layout.removeprefix("fpenet-"))
     name = engine.layout if layout == "detector" else layout
     settings = replace(engine, landmarks=weights, layout=name)
     local = LocalWorker(settings).process(Batch(tuple(mixed)))
-    found = open_worker(triton, way, settings).process(Batch(tuple(mixed)))
+    found = made(triton, way, settings).process(Batch(tuple(mixed)))
     for one, other in zip(local, found, strict=True):
         if one.photo.path.endswith("cut.jpg"):
             assert one.failure is not None and one.failure == other.failure

@@ -1,0 +1,192 @@
+"""Photos per second and bytes sent per photo: the embedded engine, Triton both ways, and the notebook's way.
+
+    python benchmarks/engines.py                     12-Mpx photos with 10 faces each, a local server
+    python benchmarks/engines.py --photos 8 --turns 1
+    python benchmarks/engines.py --url gpu-box:8001  another server, NVIDIA's container for example
+
+All engines get the same photos, in turns within one run, one worker each; the medians of the turns are
+printed. The notebook's way decodes each photo once only to learn its shape, sends the whole JPEG to
+`facenet_ensemble`, and then the whole JPEG again to `fpenet_ensemble` for every face, all of a photo's faces
+at the same time, as the notebook did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+import tritonclient.grpc as grpcclient
+from PIL import Image
+
+from benchmarks.triton_faults import ROOT, server_at, weights
+from sidecar_faces.core.types import Batch, Photo
+from sidecar_faces.engine.base import EngineSettings
+from sidecar_faces.engine.triton import Request, TritonClient
+from sidecar_faces.engine.triton_settings import TritonSettings
+from sidecar_faces.engine.triton_worker import ServerSideWorker, open_worker
+from sidecar_faces.engine.worker import LocalWorker
+from sidecar_faces.library.probe import Limits, probe
+
+FACES = 10
+Way = Callable[[list[Photo]], tuple[int, int]]
+"""Runs photos; returns the faces found and the bytes of the requests."""
+
+
+def make_photos(folder: Path, count: int) -> list[Photo]:
+    """12 megapixels, ten faces of 400 to 700 pixels, sensor noise."""
+    rng = np.random.default_rng(3)
+    face = Image.fromarray(skimage.data.astronaut()).crop((130, 0, 330, 230))
+    made = []
+    for number in range(count):
+        canvas = Image.fromarray(skimage.data.rocket()).resize((4000, 3000))
+        for place in range(FACES):
+            side = 440 + 20 * ((place + number) % FACES)
+            tile = face.resize((side, side * 230 // 200))
+            canvas.paste(tile, (60 + place % 5 * 790, 300 + place // 5 * 1300))
+        noisy = np.asarray(canvas, np.int16) + rng.normal(0, 5, (3000, 4000, 1)).astype(np.int16)
+        path = folder / f"{number}.jpg"
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        made.append(probe(str(path), Limits()))
+    return made
+
+
+def batches(photos: list[Photo]) -> Iterator[Batch]:
+    """As the pipeline makes them."""
+    for start in range(0, len(photos), 8):
+        yield Batch(tuple(photos[start : start + 8]))
+
+
+def by_worker(worker: Any, sent: Callable[[], int]) -> Way:
+    """An engine of ours."""
+
+    def run(photos: list[Photo]) -> tuple[int, int]:
+        before = sent()
+        results = [result for batch in batches(photos) for result in worker.process(batch)]
+        assert all(result.failure is None for result in results), results
+        return sum(len(result.faces) for result in results), sent() - before
+
+    return run
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], int]]:
+    """Bytes of the input tensors of all requests of our client, through the network or shared memory."""
+    total, lock = [0], threading.Lock()
+    infer = TritonClient.infer
+
+    def counting(self: TritonClient, request: Request) -> Any:
+        with lock:
+            total[0] += sum(value.nbytes for value in request.inputs.values())
+        return infer(self, request)
+
+    TritonClient.infer = counting  # type: ignore[method-assign]
+    yield lambda: total[0]
+    TritonClient.infer = infer  # type: ignore[method-assign]
+
+
+def by_notebook(url: str) -> Way:
+    """As the notebook's client does it."""
+    client = grpcclient.InferenceServerClient(url)
+
+    def ask(model: str, inputs: dict[str, Any], answers: queue.SimpleQueue[Any]) -> None:
+        tensors = []
+        for name, value in inputs.items():
+            tensors.append(
+                grpcclient.InferInput(name, value.shape, "UINT8" if value.dtype == np.uint8 else "INT32")
+            )
+            tensors[-1].set_data_from_numpy(value)
+        client.async_infer(model, tensors, callback=lambda result, error: answers.put((result, error)))
+
+    def run(photos: list[Photo]) -> tuple[int, int]:
+        faces = sent = 0
+        for photo in photos:
+            data = np.frombuffer(Path(photo.path).read_bytes(), np.uint8)[None]
+            with Image.open(photo.path) as image:
+                image.load()  # for its shape
+            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            ask("facenet_ensemble", {"input_image_data": data}, answers)
+            result, error = answers.get(timeout=120)
+            assert error is None, error
+            found = result.as_numpy("true_boxes")[0][result.as_numpy("true_proba")[0, :, 0] >= 0.5]
+            for box in np.rint(found).astype(np.int32):
+                ask("fpenet_ensemble", {"raw_image_data": data, "true_boxes": box[None]}, answers)
+            for _ in found:
+                result, error = answers.get(timeout=120)
+                assert error is None, error
+                faces += result.as_numpy("softargmax").shape[0]
+            sent += data.nbytes * (1 + len(found))
+        return faces, sent
+
+    return run
+
+
+def compare(ways: dict[str, Way], photos: list[Photo], turns: int) -> None:
+    """Take turns, print medians."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    sizes: dict[str, float] = {}
+    found: dict[str, int] = {}
+    for name, way in ways.items():
+        way(photos[:2])  # start-up is not counted
+    for _ in range(turns):
+        for name, way in ways.items():
+            some = photos[: max(2, len(photos) // 4)] if name == "notebook" else photos
+            started = time.perf_counter()
+            faces, sent = way(some)
+            rates[name].append(len(some) / (time.perf_counter() - started))
+            sizes[name], found[name] = sent / len(some), faces * len(photos) // len(some)
+    base = statistics.median(rates["notebook"])
+    for name in ways:
+        rate = statistics.median(rates[name])
+        print(
+            f"{name:16} {rate:6.2f} photos/s (min {min(rates[name]):.2f}, max {max(rates[name]):.2f})   "
+            f"{rate / base:5.1f} x the notebook's   {sizes[name] / 2**20:6.2f} MiB sent per photo   "
+            f"{found[name] / len(photos):.1f} faces"
+        )
+
+
+def main() -> None:
+    """Parse flags and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--detail", choices=["fast", "normal", "fine"], default="normal")
+    parser.add_argument("--url", help="a server that runs already")
+    parser.add_argument("--server-python", default=str(ROOT / ".venv-server" / "bin" / "python"))
+    parser.add_argument("--port", type=int, default=18501)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sidecar-faces-bench-") as name, counted() as sent:
+        url, server = options.url, None
+        if url is None:
+            start, is_well = server_at(Path(name), options.server_python, options.port)
+            server, url = start(), f"127.0.0.1:{options.port}"
+            assert server.wait_ready(is_well, 120, threading.Event())
+        files = weights()
+        settings = EngineSettings(
+            str(files["centerface"].parent), detail=options.detail, landmarks=str(files["fpenet"]), threads=2
+        )
+        triton = TritonSettings((url,))
+        ways = {
+            "local": by_worker(LocalWorker(settings), lambda: 0),
+            "triton (client)": by_worker(open_worker(triton, "client", settings), sent),
+            "triton (server)": by_worker(ServerSideWorker(settings, lambda: TritonClient(triton)), sent),
+            "notebook": by_notebook(url),
+        }
+        compare(ways, make_photos(Path(name), options.photos), options.turns)
+        if server is not None:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
