@@ -4,22 +4,24 @@
     python benchmarks/engines.py --photos 8 --turns 1
     python benchmarks/engines.py --url gpu-box:8001  another server, NVIDIA's container for example
 
-All engines get the same photos, in turns within one run, one worker each; the medians of the turns are
-printed. The notebook's way decodes each photo once only to learn its shape, sends the whole JPEG to
-`facenet_ensemble`, and then the whole JPEG again to `fpenet_ensemble` for every face, all of a photo's faces
-at the same time, as the notebook did.
+All engines get the same photos, in turns within one run, ours in two processes as in a real run; the medians
+of the turns are printed. The notebook's way decodes each photo once only to learn its shape, sends the whole
+JPEG to `facenet_ensemble`, and then the whole JPEG again to `fpenet_ensemble` for every face, all of a
+photo's faces at the same time, as the notebook did.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import queue
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,19 @@ from PIL import Image
 from benchmarks.triton_faults import ROOT, server_at, weights
 from sidecar_faces.core.types import Batch, Photo
 from sidecar_faces.engine.base import EngineSettings
+from sidecar_faces.engine.child import Factory
+from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.triton import Request, TritonClient
 from sidecar_faces.engine.triton_settings import TritonSettings
-from sidecar_faces.engine.triton_worker import ServerSideWorker, open_worker
+from sidecar_faces.engine.triton_worker import Way as Side
+from sidecar_faces.engine.triton_worker import open_worker
 from sidecar_faces.engine.worker import LocalWorker
 from sidecar_faces.library.probe import Limits, probe
 
 FACES = 10
-Way = Callable[[list[Photo]], tuple[int, int]]
-"""Runs photos; returns the faces found and the bytes of the requests."""
+PROCESSES = 2
+Way = Callable[[list[Photo]], int]
+"""Runs photos; returns the faces found."""
 
 
 def make_photos(folder: Path, count: int) -> list[Photo]:
@@ -66,16 +72,24 @@ def batches(photos: list[Photo]) -> Iterator[Batch]:
         yield Batch(tuple(photos[start : start + 8]))
 
 
-def by_worker(worker: Any, sent: Callable[[], int]) -> Way:
+def in_processes(executor: ProcessExecutor) -> Way:
     """An engine of ours."""
 
-    def run(photos: list[Photo]) -> tuple[int, int]:
-        before = sent()
-        results = [result for batch in batches(photos) for result in worker.process(batch)]
+    def run(photos: list[Photo]) -> int:
+        futures = [executor.submit(batch) for batch in batches(photos)]
+        results = [result for future in futures for result in future.result(600)]
         assert all(result.failure is None for result in results), results
-        return sum(len(result.faces) for result in results), sent() - before
+        return sum(len(result.faces) for result in results)
 
     return run
+
+
+def bytes_sent(worker: Any, photos: list[Photo]) -> float:
+    """Per photo, by a worker in this process."""
+    with counted() as sent:
+        for batch in batches(photos):
+            worker.process(batch)
+        return sent() / len(photos)
 
 
 @contextmanager
@@ -107,8 +121,8 @@ def by_notebook(url: str) -> Way:
             tensors[-1].set_data_from_numpy(value)
         client.async_infer(model, tensors, callback=lambda result, error: answers.put((result, error)))
 
-    def run(photos: list[Photo]) -> tuple[int, int]:
-        faces = sent = 0
+    def run(photos: list[Photo]) -> int:
+        faces = 0
         for photo in photos:
             data = np.frombuffer(Path(photo.path).read_bytes(), np.uint8)[None]
             with Image.open(photo.path) as image:
@@ -124,33 +138,31 @@ def by_notebook(url: str) -> Way:
                 result, error = answers.get(timeout=120)
                 assert error is None, error
                 faces += result.as_numpy("softargmax").shape[0]
-            sent += data.nbytes * (1 + len(found))
-        return faces, sent
+        return faces
 
     return run
 
 
-def compare(ways: dict[str, Way], photos: list[Photo], turns: int) -> None:
+def compare(ways: dict[str, Way], sizes: dict[str, float], photos: list[Photo], turns: int) -> None:
     """Take turns, print medians."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    sizes: dict[str, float] = {}
-    found: dict[str, int] = {}
-    for name, way in ways.items():
-        way(photos[:2])  # start-up is not counted
+    found: dict[str, float] = {}
+    for way in ways.values():
+        way(photos)  # start-up is not counted
     for _ in range(turns):
         for name, way in ways.items():
-            some = photos[: max(2, len(photos) // 4)] if name == "notebook" else photos
+            some = photos[: len(photos) // 4] if name == "notebook" else photos
             started = time.perf_counter()
-            faces, sent = way(some)
+            faces = way(some)
             rates[name].append(len(some) / (time.perf_counter() - started))
-            sizes[name], found[name] = sent / len(some), faces * len(photos) // len(some)
+            found[name] = faces / len(some)
     base = statistics.median(rates["notebook"])
     for name in ways:
         rate = statistics.median(rates[name])
         print(
             f"{name:16} {rate:6.2f} photos/s (min {min(rates[name]):.2f}, max {max(rates[name]):.2f})   "
             f"{rate / base:5.1f} x the notebook's   {sizes[name] / 2**20:6.2f} MiB sent per photo   "
-            f"{found[name] / len(photos):.1f} faces"
+            f"{found[name]:.1f} faces"
         )
 
 
@@ -166,26 +178,33 @@ def main() -> None:
     parser.add_argument("--server-python", default=str(ROOT / ".venv-server" / "bin" / "python"))
     parser.add_argument("--port", type=int, default=18501)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sidecar-faces-bench-") as name, counted() as sent:
-        url, server = options.url, None
+    with tempfile.TemporaryDirectory(prefix="sidecar-faces-bench-") as name, ExitStack() as stack:
+        url = options.url
         if url is None:
             start, is_well = server_at(Path(name), options.server_python, options.port)
             server, url = start(), f"127.0.0.1:{options.port}"
+            stack.callback(server.stop)
             assert server.wait_ready(is_well, 120, threading.Event())
-        files = weights()
-        settings = EngineSettings(
-            str(files["centerface"].parent), detail=options.detail, landmarks=str(files["fpenet"]), threads=2
-        )
-        triton = TritonSettings((url,))
-        ways = {
-            "local": by_worker(LocalWorker(settings), lambda: 0),
-            "triton (client)": by_worker(open_worker(triton, "client", settings), sent),
-            "triton (server)": by_worker(ServerSideWorker(settings, lambda: TritonClient(triton)), sent),
-            "notebook": by_notebook(url),
-        }
-        compare(ways, make_photos(Path(name), options.photos), options.turns)
-        if server is not None:
-            server.stop()
+        measure(url, make_photos(Path(name), options.photos), options.detail, options.turns, stack)
+
+
+def measure(url: str, photos: list[Photo], detail: str, turns: int, stack: ExitStack) -> None:
+    """Make the engines and compare them."""
+    files = weights()
+    settings = EngineSettings(str(files["centerface"].parent), detail=detail, landmarks=str(files["fpenet"]))
+    triton = TritonSettings((url,))
+    ways: dict[str, Way] = {}
+    sizes = {"local": 0.0, "notebook": (1 + FACES) * statistics.mean(os.path.getsize(p.path) for p in photos)}
+    factories: dict[str, Factory] = {"local": LocalWorker}
+    chosen: Side
+    for chosen in ("client", "server"):
+        factories[f"triton ({chosen})"] = partial(open_worker, triton, chosen)
+        sizes[f"triton ({chosen})"] = bytes_sent(open_worker(triton, chosen, settings), photos[:4])
+    for name, factory in factories.items():
+        executor = ProcessExecutor(settings, PROCESSES, 600, factory)
+        stack.callback(executor.close)
+        ways[name] = in_processes(executor)
+    compare({**ways, "notebook": by_notebook(url)}, sizes, photos, turns)
 
 
 if __name__ == "__main__":
