@@ -74,7 +74,7 @@ def test_a_new_photo_gets_its_sidecar_and_status_tells(
     assert Tree.of(library) == before
 
 
-def test_double_starts_say_who_holds_the_library(cli: Cli, watch: Callable[..., Process], library: Path) -> None:
+def test_double_starts_say_who_holds_it(cli: Cli, watch: Callable[..., Process], library: Path) -> None:
     process = watch(library)
     process.until((library / "a.jpg.xmp").exists)
     command = [sys.executable, "-m", "sidecar_faces", "watch", str(library)]
