@@ -282,7 +282,8 @@ class OnnxModel(Model):
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""
         (tensor,) = asked.tensors.values()
-        return dict(zip(asked.wanted, self._session(tensor, only=asked.wanted), strict=True))
+        wanted = sorted(asked.wanted)
+        return dict(zip(wanted, self._session(tensor, only=wanted), strict=True))
 
 
 def _spec(config: dict[str, Any]) -> ModelSpec:
