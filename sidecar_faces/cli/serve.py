@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import click
 import platformdirs
 import structlog
+from filelock import FileLock, Timeout
 
 from sidecar_faces.cli.common import App
 from sidecar_faces.config import Settings
 from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.engine.detectors import FACEDETECT
 from sidecar_faces.engine.triton_settings import TritonSettings
-from sidecar_faces.errors import ConfigError
+from sidecar_faces.errors import ConfigError, LockedError
 from sidecar_faces.models import require
 from sidecar_faces.triton_server import Server, ServerSettings, find, prepare, supervise, sweep
 
@@ -34,11 +35,19 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
 
+def _address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise click.BadParameter("an IP address is expected") from None
+
+
 @click.command()
 @click.option(
     "--address",
     default="127.0.0.1",
     show_default=True,
+    callback=_address,
     help="Address to bind; the default is this machine alone.",
 )
 @click.option(
@@ -103,11 +112,13 @@ def serve(
     installation = find(settings.server_python or sys.executable)
     providers = _providers(installation.providers, gpu=gpu)
     workspace = Path(platformdirs.user_cache_dir("sidecar-faces")) / f"triton-{grpc_port}"
-    sweep()
-    prepare(installation, workspace)
-    repository = compose(workspace / "repository", _composition(settings, local=True, providers=providers))
-    server = ServerSettings(repository, workspace, address, grpc_port, http_port, metrics_port)
-    with _stopping() as stopped:
+    with _alone(workspace), _stopping() as stopped:
+        sweep()
+        prepare(installation, workspace)
+        repository = compose(
+            workspace / "repository", _composition(settings, local=True, providers=providers)
+        )
+        server = ServerSettings(repository, workspace, address, grpc_port, http_port, metrics_port)
         supervise(
             lambda: Server(installation, server, _forward),
             lambda: _is_ready(f"{_reachable(address)}:{grpc_port}"),
@@ -157,6 +168,23 @@ def _say_ready(status: str) -> None:
 def _forward(line: str) -> None:
     """Triton's own log, as it is."""
     click.echo(line, err=True)
+
+
+@contextmanager
+def _alone(workspace: Path) -> Iterator[None]:
+    """Nobody else serves from this folder. Raises LockedError."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(
+            f"Another `sidecar-faces serve` uses {workspace}; take another --grpc-port."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

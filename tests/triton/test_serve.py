@@ -110,9 +110,11 @@ def test_the_server_ends_with_the_program_however_that_ends(serve: Serve) -> Non
     assert not [name for name in os.listdir("/dev/shm") if f"-{serve.process.pid}-" in name]
 
 
-def run(*words: str, code: int) -> subprocess.CompletedProcess[str]:
+def run(*words: str, code: int, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sidecar_faces", "serve", *words]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment}
+    )
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result
@@ -124,6 +126,17 @@ def test_what_is_missing_is_named(server_python: str) -> None:
     assert "CUDAExecutionProvider" in run("--server-python", server_python, "--gpu", code=3).stderr
     with pytest.raises(ToolMissingError, match="no Triton"):
         find(sys.executable)
+
+
+def test_a_second_one_on_the_same_port_touches_nothing(
+    serve: Serve, server_python: str, tmp_path: Path
+) -> None:
+    serve.wait_for("Triton is ready")
+    words = ("--server-python", server_python, "--grpc-port", str(serve.ports[0]))
+    assert "Another" in run(*words, code=6, XDG_CACHE_HOME=str(tmp_path)).stderr
+    assert "IP address" in run("--address", "nowhere", code=2).stderr
+    folder = tmp_path / "sidecar-faces" / f"triton-{serve.ports[0]}"
+    assert (folder / "backends" / "python" / "triton_python_backend_stub").is_file()
 
 
 def test_a_port_in_use_ends_it_with_the_servers_reason(server_python: str, tmp_path: Path) -> None:
