@@ -89,6 +89,9 @@ class Debounce(Generic[K]):
         self._first: dict[K, float] = {}
         self._schedule: Schedule[K] = Schedule()
 
+    def __len__(self) -> int:
+        return len(self._first)
+
     def touch(self, key: K, now: float) -> None:
         """Something happened to a key."""
         first = self._first.setdefault(key, now)

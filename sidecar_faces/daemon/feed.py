@@ -19,6 +19,7 @@ from sidecar_faces.library.scan import PHOTO_SUFFIXES, Candidate, ScanProblem, i
 from sidecar_faces.library.watch import SIDECAR_SUFFIX, HintBox
 
 _LONGEST_FOLDER_DELAY = 30.0
+_MOST_FOLDERS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Feed:
         self._clock = clock
         self._settling = Settling(timing)
         self._folders: Debounce[tuple[str, bool]] = Debounce(timing.quiet, _LONGEST_FOLDER_DELAY)
+        self._everything: Debounce[str] = Debounce(timing.quiet, _LONGEST_FOLDER_DELAY)
         self._next_full = 0.0
         self._running: Iterator[Candidate] | None = None
         self._full_since: float | None = None
@@ -106,7 +108,7 @@ class Feed:
 
     def next_at(self) -> float:
         """When there is something to do without any further hint, in monotonic seconds."""
-        times = (self._settling.next(), self._folders.next(), self._next_full)
+        times = (self._settling.next(), self._folders.next(), self._everything.next(), self._next_full)
         return min(time for time in times if time is not None)
 
     def take_hints(self) -> None:
@@ -116,8 +118,7 @@ class Feed:
             return
         now = self._clock()
         if hints.lost:
-            self._folders.clear()
-            self._folders.touch((self._root, True), now)
+            self._scan_all_at_leisure(now)
         for path in hints.gone:
             self._settling.drop(path)
             if not os.path.lexists(path):
@@ -127,6 +128,13 @@ class Feed:
                 self._folders.touch((folder, recursive), now)
         for path, renamed in hints.files.items():
             self._hint(path, now, renamed=renamed)
+        if len(self._folders) > _MOST_FOLDERS:
+            self._scan_all_at_leisure(now)
+
+    def _scan_all_at_leisure(self, now: float) -> None:
+        """One scan of everything, once it is quiet, in the place of many of its parts."""
+        self._folders.clear()
+        self._everything.touch(self._root, now)
 
     def _hint(self, path: str, now: float, *, renamed: bool) -> None:
         if path.lower().endswith(SIDECAR_SUFFIX):
@@ -179,9 +187,10 @@ class Feed:
 
     def _start_due_scan(self) -> bool:
         now = self._clock()
-        if self._next_full <= now:
+        if self._next_full <= now or self._everything.pop(now) is not None:
             folder, recursive = self._root, True
             self._folders.clear()
+            self._everything.clear()
         elif (due := self._folders.pop(now)) is not None:
             folder, recursive = due
         else:

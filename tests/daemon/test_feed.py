@@ -134,6 +134,31 @@ def test_lost_hints_lead_to_a_scan(bench: Bench) -> None:
     assert bench.pull() == ["a.jpg"]
 
 
+def test_hints_that_are_lost_without_end_do_not_put_the_scan_off_for_ever(bench: Bench) -> None:
+    bench.write("a.jpg")
+    scans = bench.feed.scans
+    for _ in range(100):
+        bench.feed.box.lose()
+        bench.now += 1
+        bench.pull()
+    assert scans + 2 <= bench.feed.scans <= scans + 5
+    assert bench.known
+
+
+def test_very_many_folders_become_one_scan(bench: Bench) -> None:
+    bench.write("a.jpg")
+    for number in range(6):
+        for deeper in range(1000):
+            bench.feed.box.changed_folder(str(bench.root / f"{number}/{deeper}"))
+        bench.feed.take_hints()
+    assert len(bench.feed._folders) < 4096
+    bench.now += 2
+    bench.pull()
+    bench.now += 2
+    assert bench.pull() == ["a.jpg"]
+    assert bench.feed.scans == 2
+
+
 def test_a_scan_comes_at_its_interval_and_takes_old_files_at_once(bench: Bench) -> None:
     bench.write("a.jpg")
     assert bench.pull() == []
