@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar_faces.config import load
+from sidecar_faces.config import Settings, load
 from sidecar_faces.errors import ConfigError
 
 
@@ -57,3 +57,10 @@ def test_errors_elsewhere_name_the_source(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SIDECAR_FACES_MIN_FACES", "3")
     with pytest.raises(ConfigError, match="SIDECAR_FACES_MIN_FACES: there is no such setting"):
         load({})
+
+
+def test_every_setting_is_documented_and_described() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "settings.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"`{name}`" in text
+        assert field.description
