@@ -8,7 +8,7 @@ nothing of visibility. Coordinates of a crop are continuous: it spans 0..80, the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ TOGETHER = 4
 _SMALLEST, _IBUG = 80, 68
 """Points of the smaller network; of the layout that all share."""
 _HALF_SURE, _STEEPNESS = 0.0082, 1.8
+_UNSEEN = 0.2
+"""Mean visibility of the 68 points below which a face is looked at again."""
 _CONFIDENT, _FILLED = (0.4, 0.65), (0.1, 0.3)
 """From the second to the first a score sinks to 0: mean confidence of 68 points; their IoU with the box."""
 INPUT, MAPS = "input_face_images", "conv_keypoints_m80"
@@ -57,6 +59,19 @@ class Crop:
     def to_image(self, points: Floats) -> Floats:
         """(k, 2) crop points in pixels of the image."""
         return np.asarray(points @ self.matrix.T + self.shift)
+
+    def upside_down(self) -> Crop:
+        """The same square, turned by 180 degrees."""
+        return Crop(-self.matrix, self.shift + self.matrix @ np.full(2, float(CROP)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A face to look at: its image, its box there (4,), the crop."""
+
+    image: Image
+    box: Floats
+    crop: Crop
 
 
 def level(points: Floats) -> float:
@@ -125,24 +140,40 @@ class Fpenet:
 
     def estimate_batch(self, jobs: Sequence[tuple[Image, Floats, Floats]]) -> list[list[Keypoints]]:
         """The same for several images; their faces go through the network together."""
-        boxes = [box for _, some, _ in jobs for box in some]
-        crops = [place(box, five) for _, some, points in jobs for box, five in zip(some, points, strict=True)]
-        images = [image for image, some, _ in jobs for _ in some]
+        faces = [
+            _Job(image, box, place(box, five))
+            for image, boxes, points in jobs
+            for box, five in zip(boxes, points, strict=True)
+        ]
+        rest = iter(self._upright(faces, self._look(faces)))
+        return [[next(rest) for _ in boxes] for _, boxes, _ in jobs]
+
+    def _look(self, faces: Sequence[_Job]) -> list[Keypoints]:
         found: list[Keypoints] = []
-        for start in range(0, len(crops), self._together):
-            part = slice(start, start + self._together)
-            cuts = np.stack([cut(image, crop) for image, crop in zip(images[part], crops[part], strict=True)])
-            firsts = (output[:, : self._count].astype(np.float64) for output in self._run(cuts[:, None]))
-            rows = zip(boxes[part], crops[part], *firsts, strict=True)
-            found.extend(_keypoints(*row) for row in rows)
-        rest = iter(found)
-        return [[next(rest) for _ in some] for _, some, _ in jobs]
+        for start in range(0, len(faces), self._together):
+            part = faces[start : start + self._together]
+            outputs = self._run(np.stack([cut(face.image, face.crop) for face in part])[:, None])
+            firsts = (output[:, : self._count].astype(np.float64) for output in outputs)
+            found.extend(_keypoints(face, *row) for face, *row in zip(part, *firsts, strict=True))
+        return found
+
+    def _upright(self, faces: Sequence[_Job], found: list[Keypoints]) -> list[Keypoints]:
+        """Look again, from the other side, where next to nothing is seen: the head may be upside down.
+
+        The weights were taught to see nothing in a face that stands on its head.
+        """
+        unseen = [i for i, marks in enumerate(found) if marks.visible.size and _seen(marks) < _UNSEEN]
+        turned = [replace(faces[i], crop=faces[i].crop.upside_down()) for i in unseen]
+        better = {i: marks for i, marks in zip(unseen, self._look(turned), strict=True) if _seen(marks) > 0.5}
+        return [better.get(i, marks) for i, marks in enumerate(found)]
 
 
-def _keypoints(
-    box: Floats, crop: Crop, points: Floats, peaks: Floats, visibility: Floats | None = None
-) -> Keypoints:
-    placed = crop.to_image(points)
+def _seen(marks: Keypoints) -> float:
+    return float(marks.visible[:_IBUG].mean())
+
+
+def _keypoints(face: _Job, points: Floats, peaks: Floats, visibility: Floats | None = None) -> Keypoints:
+    box, placed = face.box, face.crop.to_image(points)
     if visibility is None:  # NVIDIA's weights, whose peaks nobody has calibrated
         return Keypoints(DisplayedPoints(placed), peaks, np.empty(0), fit(box, placed))
     sure = confidence(peaks)
