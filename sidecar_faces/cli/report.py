@@ -114,5 +114,6 @@ def _program() -> str:
     beside = os.path.join(os.path.dirname(sys.executable), "sidecar-faces")
     found = shutil.which("sidecar-faces")
     if found is None and os.path.isfile(beside):
-        return shlex.quote(os.path.relpath(beside))
+        relative = os.path.relpath(beside)
+        return shlex.quote(beside if relative.startswith("..") else relative)
     return "sidecar-faces"
