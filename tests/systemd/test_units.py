@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,33 @@ def test_a_service_of_the_user_is_written_checked_and_explained(
     assert "systemd-analyze verify: no complaint." in result.stdout
     assert "systemctl --user daemon-reload" in result.stdout
     assert "watch -- " in file.read_text()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_root_installs_the_unit_and_the_models(library: Path, tmp_path: Path) -> None:
+    """In a mount namespace of its own, so that this machine's units stay as they are."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/centerface.onnx").write_bytes(b"weights")
+    script = (
+        "mount -t tmpfs none /etc/systemd/system && mount -t tmpfs none /var/lib || exit 77\n"
+        '"$1" -m sidecar_faces install-service --run-as daemon "$2" || exit 1\n'
+        "stat -c '%U %n' /var/lib/sidecar-faces/models/*\n"
+        "cat /etc/systemd/system/sidecar-faces.service\n"
+    )
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, str(library)],
+        env={**os.environ, "SIDECAR_FACES_MODELS_DIR": str(tmp_path / "models")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode == 77 or "unshare failed" in result.stderr:
+        pytest.skip("mount namespaces are not allowed here")
+    assert result.returncode == 0, result.stderr
+    assert "Wrote /etc/systemd/system/sidecar-faces.service, to run as daemon." in result.stdout
+    assert "systemctl daemon-reload" in result.stdout
+    assert "daemon /var/lib/sidecar-faces/models/centerface.onnx" in result.stdout
+    assert "User=daemon" in result.stdout
 
 
 def test_what_cannot_be_installed_is_said(cli: Cli, library: Path, tmp_path: Path) -> None:
