@@ -183,7 +183,7 @@ def timed(call: Callable[[], object], repeats: int) -> list[float]:
 
 
 def cost(dataset: Path, settings: EngineSettings, repeats: int) -> None:
-    """CPU milliseconds per face of the network and of the whole step; the step's share of a run over the set."""
+    """CPU milliseconds per face, of the network and of the whole step, and the step's share of a run."""
     estimator, detector = open_estimator(settings), open_detector(settings)
     assert isinstance(detector, CenterFace)
     crops = np.random.default_rng(1).uniform(0, 255, (BATCH, 1, CROP, CROP)).astype(np.float32)
