@@ -51,7 +51,7 @@ def server_at(work: Path, python: str, grpc_port: int) -> Any:
     """A function that starts a server, and one that tells whether it answers."""
     installation = find(python)
     prepare(installation, work / "triton")
-    repository = compose(work / "triton" / "repository", Composition(weights()))
+    repository = compose(work / "triton" / "repository", Composition(weights(), instances=2))
     settings = ServerSettings(
         repository, work / "triton", grpc_port=grpc_port, http_port=grpc_port + 1, metrics_port=grpc_port + 2
     )

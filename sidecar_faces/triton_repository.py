@@ -23,6 +23,8 @@ _LOCAL_CLASSES = {
     "faces_decode": "FacesDecode",
     "fpenet_preprocess": "FpenetPreprocess",
 }
+_BUSY = frozenset({"centerface", "fpenet", "faces_decode", "faces_index", "faces_detect"})
+"""Their processes have one thread each: on a CPU that is faster than one process with many."""
 _MODEL_PY = "from sidecar_faces.serving.models import {} as TritonPythonModel\n"
 _CPU = model_config_pb2.ModelInstanceGroup.KIND_CPU
 
@@ -33,7 +35,8 @@ class Composition:
 
     `weights`: ONNX files by model name: centerface, fpenet, fpenet104, and facenet where it is installed.
     `detector`: behind faces_detect and faces_ensemble; `preset`: how FaceDetect's boxes are clustered.
-    `local`: for a server that has only the python backend; `providers`: ONNX Runtime's, for that one.
+    `local`: for a server that has only the python backend; for that one `providers`, ONNX Runtime's, and
+    `instances`, processes of each model that has much to do.
     """
 
     weights: Mapping[str, Path]
@@ -41,6 +44,7 @@ class Composition:
     preset: str = "nms"
     local: bool = True
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    instances: int = 1
 
 
 def source() -> Path:
@@ -121,7 +125,7 @@ def _localize(target: Path, config: Any, what: Composition) -> None:
         config.ClearField("default_model_filename")
     config.backend = "python"
     for group in config.instance_group:
-        group.kind, group.count = _CPU, 1
+        group.kind, group.count = _CPU, what.instances if config.name in _BUSY else 1
 
 
 def _version(config: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import sys
 import threading
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_MOST_INSTANCES = 4
 
 
 def _address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -138,7 +140,8 @@ def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] 
     facedetect = settings.models_dir / FACEDETECT
     if facedetect.is_file():
         weights["facenet"] = facedetect
-    return Composition(weights, settings.detector, settings.facedetect_preset, local, providers)
+    instances = 1 if _CUDA in providers else min(len(os.sched_getaffinity(0)), _MOST_INSTANCES)
+    return Composition(weights, settings.detector, settings.facedetect_preset, local, providers, instances)
 
 
 def _providers(available: tuple[str, ...], *, gpu: bool) -> tuple[str, ...]:

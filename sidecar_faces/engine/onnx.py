@@ -36,6 +36,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_mem_pattern = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the machine is shared
         options.log_severity_level = 3
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=list(providers))

@@ -7,6 +7,8 @@ server is well and this request is what it cannot do).
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import numpy as np
 import stamina.instrumentation
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
@@ -29,7 +32,6 @@ T = TypeVar("T")
 Tensors = Mapping[str, NDArray[Any]]
 
 _UNLIMITED = 2**31 - 1
-_PROBE = np.zeros((1, 32, 32, 3), np.uint8)
 
 
 class ServerUnavailableError(EngineUnavailableError):
@@ -77,8 +79,8 @@ class TritonClient:
             raise self._unavailable(error) from None
 
     def is_well(self) -> bool:
-        """Whether a real inference passes: a server whose health is fine may be stuck."""
-        request = Request("faces_detect", {"images": _PROBE}, ("scores",))
+        """Whether a real photo passes through all models: a server whose health is fine may be stuck."""
+        request = Request("faces_ensemble", {"input_image_data": _tiny_photo()}, ("true_proba",))
         try:
             self._infer(request, min(self._settings.timeout, PROBE_TIMEOUT_S))
         except (_TransientError, RequestFailedError):
@@ -233,6 +235,13 @@ def _translated(action: Callable[[], T]) -> T:
         raise _TransientError(message, timed_out=status == "DEADLINE_EXCEEDED") from None
     except (OSError, ValueError) as error:  # a channel closed under us; an answer that is no tensor
         raise _TransientError(str(error)) from None
+
+
+@functools.cache
+def _tiny_photo() -> NDArray[np.uint8]:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (32, 32), "gray").save(buffer, "JPEG")
+    return np.frombuffer(buffer.getvalue(), np.uint8)[None]
 
 
 def _output(result: Any, name: str) -> NDArray[Any]:

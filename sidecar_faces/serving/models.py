@@ -277,7 +277,7 @@ class OnnxModel(Model):
         """See `Model`."""
         providers = self.parameters.get("providers", CPU).split(",")
         path = os.path.join(self.folder, "model.onnx")
-        self._session = Session(path, _spec(self.config), threads=0, providers=providers)
+        self._session = Session(path, _spec(self.config), providers=providers)
 
     def answer(self, asked: Question) -> Tensors:
         """See `Model`."""

@@ -79,7 +79,7 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="session")
 def server_settings(weights: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     workspace = tmp_path_factory.mktemp("triton")
-    repository = compose(workspace / "repository", Composition(weights))
+    repository = compose(workspace / "repository", Composition(weights, instances=2))
     grpc, http, metrics = free_ports(3)
     return ServerSettings(repository, workspace, grpc_port=grpc, http_port=http, metrics_port=metrics)
 
