@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import Enum
 
 import structlog
@@ -56,8 +57,7 @@ class Daemon:
         self._notifier = notifier or Notifier()
         self._on_tick = on_tick
         self._on_hung = on_hung
-        self._asked = threading.Event()
-        self._ending = Ending.STOPPED
+        self._asked: queue.SimpleQueue[Ending] = queue.SimpleQueue()  # a signal handler may put into it
         self._reported: dict[str, Status] = {}
         self._told = ""
         self._is_store_well = True
@@ -65,12 +65,11 @@ class Daemon:
 
     def stop(self) -> None:
         """Let `run` finish what is in flight and return; may be called by a signal handler."""
-        self._asked.set()
+        self._asked.put(Ending.STOPPED)
 
     def reload(self) -> None:
         """The same, so that the caller can start again with other settings."""
-        self._ending = Ending.RELOAD
-        self._asked.set()
+        self._asked.put(Ending.RELOAD)
 
     def statuses(self) -> list[Status]:
         """What the libraries are doing now."""
@@ -86,17 +85,18 @@ class Daemon:
             version=__version__,
         )
         self._notifier.send(READY="1", STATUS="starting")
-        while not self._asked.is_set():
+        ending = None
+        while ending is None:
             self._tick(time.monotonic())
             looking = any(library.sentry.is_looking for library in self._libraries)
-            self._asked.wait(_LOOKING_TICK_S if looking else _TICK_S)
-        reloading = self._ending is Ending.RELOAD
-        if reloading:
+            with suppress(queue.Empty):
+                ending = self._asked.get(timeout=_LOOKING_TICK_S if looking else _TICK_S)
+        if ending is Ending.RELOAD:
             self._notifier.send(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         else:
             self._notifier.send(STOPPING="1", STATUS="finishing what is in flight")
         self._finish()
-        return self._ending
+        return ending
 
     def _tick(self, now: float) -> None:
         for library in self._libraries:
