@@ -1,4 +1,4 @@
-"""Landmark layouts: how many points, what each group of them is, and head pose from the eyes.
+"""Landmark layouts: how many points, what each group of them is, and the head's pose.
 
 Indexes are zero-based; the iBUG literature counts from one. "Left" and "right" are as seen in the upright
 image, not the person's. Sources: iBUG 300-W for the 68 points, NVIDIA's FPENet model card for 80 and 104.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,16 @@ LAYOUTS: Mapping[str, Layout] = {
 
 Points = Sequence[tuple[float, float]]
 
+# Where the points that keep their distances lie on a head that looks at the camera: x right, y down, z away,
+# in distances of the outer eye corners. The mean of the heads that the landmark network was trained on.
+_HEAD = {
+    36: (-0.5, 0.056, 0.235), 39: (-0.216, 0.061, 0.173), 42: (0.216, 0.061, 0.173), 45: (0.5, 0.056, 0.235),
+    27: (0.0, 0.0, 0.0), 28: (0.0, 0.119, -0.085), 29: (0.0, 0.238, -0.201), 30: (0.0, 0.368, -0.281),
+    31: (-0.175, 0.488, -0.042), 33: (0.0, 0.525, -0.093), 35: (0.175, 0.488, -0.042),
+    48: (-0.305, 0.763, 0.114), 54: (0.305, 0.763, 0.114),
+}  # fmt: skip
+_IBUG_COUNT = 68
+
 
 def mean_point(points: Points, indexes: Sequence[int]) -> tuple[float, float]:
     """The mean of some points."""
@@ -80,3 +92,22 @@ def roll(layout: Layout, points: Points) -> float:
 def center(layout: Layout, points: Points) -> tuple[float, float]:
     """The point between the eyes, in the points' frame."""
     return mean_point(points, layout.middle)
+
+
+def head_pose(layout: Layout, points: Points) -> tuple[float, float, float] | None:
+    """Yaw, pitch and roll in degrees, or None where a layout has too few points.
+
+    Yaw is positive where the nose points to the image's right, pitch where it points up, roll as in `roll`.
+    Scaled orthography: a linear fit of the rigid points, then the nearest rotation (DeMenthon and Davis,
+    "Model-based object pose in 25 lines of code", 1995, its first step). Mirror images have no pose.
+    """
+    if layout.count < _IBUG_COUNT:
+        return None
+    head, seen = np.array(list(_HEAD.values())), np.array([points[i] for i in _HEAD])
+    view = np.linalg.pinv(head - head.mean(axis=0)) @ (seen - seen.mean(axis=0))
+    left, _, right = np.linalg.svd(view.T, full_matrices=False)
+    x, y = left @ right
+    depth = np.cross(x, y)
+    yaw = math.degrees(math.asin(float(depth[0].clip(-1, 1))))
+    pitch = math.degrees(math.atan2(-depth[1], depth[2]))
+    return yaw, pitch, -math.degrees(math.atan2(y[0], x[0])) + 0.0

@@ -67,7 +67,8 @@ class Landmarks:
     `keypoints`: (x, y, confidence) per point, stored pixels, confidence 0..1, in the order of `layout`
     (see `core.landmarks`). `visibility`: COCO's v per point (2 visible, 1 occluded), or empty where the
     model cannot tell. `rotation`: in-plane roll in degrees in the stored frame, -atan2(dy, dx) from the
-    image-left to the image-right eye; `center`: the point between the eyes, stored pixels.
+    image-left to the image-right eye; `center`: the point between the eyes, stored pixels. `pose`: yaw, pitch
+    and roll in degrees as the photo is displayed (see `core.landmarks.head_pose`), where the points allow it.
     """
 
     layout: str
@@ -75,6 +76,7 @@ class Landmarks:
     visibility: tuple[int, ...]
     rotation: float
     center: tuple[float, float]
+    pose: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sidecar_faces.core.frames import (
     to_stored,
     to_stored_points,
 )
-from sidecar_faces.core.landmarks import LAYOUTS, center, roll
+from sidecar_faces.core.landmarks import LAYOUTS, center, head_pose, roll
 from sidecar_faces.core.types import Landmarks, Photo
 from sidecar_faces.engine.base import Keypoints
 
@@ -44,4 +44,5 @@ def landmarks(photo: Photo, layout: str, found: Keypoints) -> Landmarks:
     scores = np.clip(found.confidences, 0.0, 1.0)
     keypoints = tuple((x, y, float(score)) for (x, y), score in zip(places, scores, strict=True))
     visibility = tuple(VISIBLE if p >= _SEEN else OCCLUDED for p in found.visible)
-    return Landmarks(layout, keypoints, visibility, rotation, center(kind, places))
+    pose = head_pose(kind, [(float(x), float(y)) for x, y in found.points])
+    return Landmarks(layout, keypoints, visibility, rotation, center(kind, places), pose)

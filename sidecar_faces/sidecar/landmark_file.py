@@ -19,7 +19,10 @@ from sidecar_faces.errors import SidecarError
 
 SCHEMA = "sidecar-faces/1"
 _MAX_FACES = 10_000
-_FACE = ("id", "state", "score", "bbox", "region", "rotation", "center", "layout", "keypoints", "visibility")
+_FACE = (
+    *("id", "state", "score", "bbox", "region"),
+    *("rotation", "center", "layout", "keypoints", "visibility", "pose"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,8 @@ def _face_out(face: KnownFace) -> dict[str, object]:
         out["keypoints"] = [list(point) for point in marks.keypoints]
         if marks.visibility:
             out["visibility"] = list(marks.visibility)
+        if marks.pose is not None:
+            out["pose"] = list(marks.pose)
     return out
 
 
@@ -206,12 +211,14 @@ def _landmarks_in(raw: Mapping[str, Any]) -> Landmarks:
     points = tuple(_floats(point, 3) for point in _list(raw["keypoints"]))
     (rotation,) = _floats([raw["rotation"]], 1)
     x, y = _floats(raw["center"], 2)
+    yaw, pitch, roll = _floats(raw.get("pose", [0, 0, 0]), 3)
     return Landmarks(
         layout=_text(raw["layout"]),
         keypoints=tuple((px, py, confidence) for px, py, confidence in points),
         visibility=tuple(_integer(v) for v in _list(raw.get("visibility", []))),
         rotation=rotation,
         center=(x, y),
+        pose=(yaw, pitch, roll) if "pose" in raw else None,
     )
 
 

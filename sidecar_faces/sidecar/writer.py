@@ -293,6 +293,7 @@ def _rounded(marks: Landmarks) -> Landmarks:
         visibility=tuple(marks.visibility),
         rotation=round(float(marks.rotation), 2),
         center=(round(float(marks.center[0]), 2), round(float(marks.center[1]), 2)),
+        pose=marks.pose and (round(marks.pose[0], 1), round(marks.pose[1], 1), round(marks.pose[2], 1)),
     )
 
 

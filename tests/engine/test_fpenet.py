@@ -321,16 +321,19 @@ def faces(worker: LocalWorker, photo: Photo) -> tuple[Face, ...]:
 def test_all_orientations_have_the_same_points(
     settings: EngineSettings, tmp_path: Path, portrait: Image.Image
 ) -> None:
-    worker, seen = LocalWorker(settings), []
+    worker, seen, poses = LocalWorker(settings), [], []
     for orientation in range(1, 9):
         path = tmp_path / f"{orientation}.jpg"
         save_oriented(portrait, path, orientation)
         photo = probe(str(path), Limits())
         (face,) = faces(worker, photo)
         assert face.landmarks is not None
+        poses.append(face.landmarks.pose)
         stored = StoredPoints(np.array([point[:2] for point in face.landmarks.keypoints]))
         seen.append(to_displayed_points(stored, photo.stored, orientation))
     assert np.abs(np.stack(seen) - seen[0]).max() < 3
+    assert np.abs(np.array(poses) - poses[0]).max() < 4
+    assert np.abs(np.array(poses)).max() < 30
 
 
 @pytest.fixture

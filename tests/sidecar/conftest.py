@@ -43,7 +43,8 @@ def jpeg(size: Size = SIZE, orientation: int = 1) -> bytes:
 
 def landmarks() -> Landmarks:
     return Landmarks(
-        "centerface-5", ((1.123456, 2.0, 0.987654321),) * 5, (2, 2, 2, 2, 1), 1.23456, (3.0, 4.987654)
+        *("centerface-5", ((1.123456, 2.0, 0.987654321),) * 5, (2, 2, 2, 2, 1), 1.23456, (3.0, 4.987654)),
+        pose=(-12.345, 6.0, 0.04),
     )
 
 
