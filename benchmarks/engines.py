@@ -1,6 +1,8 @@
 """Photos per second and bytes sent per photo: the embedded engine, Triton both ways, and the notebook's way.
 
-    python benchmarks/engines.py                     12-Mpx photos with 10 faces each, a local server
+    python benchmarks/engines.py                     12-Mpx photos with 10 faces each, a local server; one look, as
+                                                     the notebook takes
+    python benchmarks/engines.py --detail normal     as photos are indexed by default, with a finer look where due
     python benchmarks/engines.py --photos 8 --turns 1
     python benchmarks/engines.py --url gpu-box:8001  another server, NVIDIA's container for example
 
@@ -173,7 +175,7 @@ def main() -> None:
     )
     parser.add_argument("--photos", type=int, default=16)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--detail", choices=["fast", "normal", "fine"], default="normal")
+    parser.add_argument("--detail", choices=["fast", "normal", "fine"], default="fast")
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--server-python", default=str(ROOT / ".venv-server" / "bin" / "python"))
     parser.add_argument("--port", type=int, default=18501)
