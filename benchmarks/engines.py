@@ -1,10 +1,10 @@
 """Photos per second and bytes sent per photo: the embedded engine, Triton both ways, and the notebook's way.
 
-    python benchmarks/engines.py                     12-Mpx photos with 10 faces each, a local server; one look, as
-                                                     the notebook takes
-    python benchmarks/engines.py --detail normal     as photos are indexed by default, with a finer look where due
-    python benchmarks/engines.py --photos 8 --turns 1
-    python benchmarks/engines.py --url gpu-box:8001  another server, NVIDIA's container for example
+    python -m benchmarks.engines                     12-Mpx photos with 10 faces each, a local server; one look at
+                                                     each photo, as the notebook takes
+    python -m benchmarks.engines --detail normal     as by default, with a finer look where one is due
+    python -m benchmarks.engines --photos 8 --turns 1
+    python -m benchmarks.engines --url gpu-box:8001  another server, NVIDIA's container for example
 
 All engines get the same photos, in turns within one run, ours in two processes as in a real run; the medians
 of the turns are printed. The notebook's way decodes each photo once only to learn its shape, sends the whole

@@ -1,7 +1,7 @@
 """A server that is restarted again and again while a library is indexed: nothing lost, nothing doubled.
 
-    python benchmarks/triton_faults.py                        2,000 photos, 50 restarts
-    python benchmarks/triton_faults.py --photos 200 --restarts 5 --way client
+    python -m benchmarks.triton_faults                        2,000 photos, 50 restarts
+    python -m benchmarks.triton_faults --photos 200 --restarts 5 --way client
 
 The real program indexes small photos with one face each on a real Triton. Half of the restarts are kills,
 half are asked for. At the end every photo must have been indexed once and every sidecar hold one region, and
