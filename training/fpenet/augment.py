@@ -1,7 +1,7 @@
 """Training crops, made in batches on the training device: warp, occlude, degrade.
 
-All geometry is continuous: the stored crop spans 0..200, the network's 0..80. Every function takes the generator, so a
-step is a function of (seed, step number) and training can be resumed.
+All geometry is continuous: the stored crop spans 0..200, the network's 0..80. Every function takes the
+generator, so a step is a function of (seed, step number) and training can be resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.fpenet.model import CROP
 from training.fpenet.occlude import occlude
 
 STORED = 200.0
-# Degrees from the camera, round the head's axis, beyond which a point is hidden by the head; between the two, unknown.
+# Degrees from the camera, round the head's axis, beyond which the head hides a point; between the two it may.
 HIDDEN, DOUBTFUL = 118.0, 98.0
 
 
@@ -26,8 +26,9 @@ HIDDEN, DOUBTFUL = 118.0, 98.0
 class Faces:
     """Everything about N faces, on one device, in the stored crop's pixels; see `dataset`.
 
-    images (N, 200, 200) uint8, points (N, K, 2) without the shift with the yaw, hidden (N, K) -1/0/1, azimuth (N, K)
-    degrees, box (N, 4), weight (N,), axis (N, 2), unit (N,), yaw (N,) radians, depth (N, 1, D, D), shifts (2, 68, 2).
+    images (N, 200, 200) uint8, points (N, K, 2) without the shift with the yaw, hidden (N, K) -1/0/1, azimuth
+    (N, K) degrees, box (N, 4), weight (N,), axis (N, 2), unit (N,), yaw (N,) radians, depth (N, 1, D, D),
+    shifts (2, 68, 2).
     """
 
     images: Tensor
@@ -45,7 +46,9 @@ class Faces:
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """Network input (B, 1, 80, 80) 0..255, target points (B, K, 2), hidden (B, K) -1/0/1, weight (B, K) of the points."""
+    """Network input (B, 1, 80, 80) 0..255, target points (B, K, 2), hidden (B, K) -1/0/1, weight (B, K) of
+    the points.
+    """
 
     image: Tensor
     points: Tensor
@@ -80,7 +83,9 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def crop_side(box: Tensor, angle: Tensor) -> Tensor:
-    """(n,) longer side of the upright box round a head turned by `angle`: that of the turned ellipse in the box."""
+    """(n,) longer side of the upright box round a head turned by `angle`: that of the turned ellipse in
+    the box.
+    """
     w, h = box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
     c, s = angle.cos(), angle.sin()
     wide = ((w * c).square() + (h * s).square()).sqrt()
@@ -124,7 +129,9 @@ def turned_away(azimuth: Tensor) -> Tensor:
 
 
 def field(faces: Faces, index: Tensor, yaw: Tensor, pitch: Tensor) -> Tensor:
-    """(n, 2, D, D) stored pixels by which the surface moves when the head turns about the middle of its box."""
+    """(n, 2, D, D) stored pixels by which the surface moves when the head turns about the middle of its
+    box.
+    """
     depth = faces.depth[index]
     cells = depth.shape[-1]
     g = (torch.arange(cells, device=depth.device) + 0.5) * (STORED / cells)
@@ -163,7 +170,9 @@ def grid(n: int, device: torch.device) -> Tensor:
 
 
 def warp(images: Tensor, matrix: Tensor, shift: Tensor, move: Tensor | None = None, over: int = 2) -> Tensor:
-    """(n, 1, 80, 80) crops, `over` x `over` samples a pixel; matrix and shift map crop to stored pixels; `move` see `field`."""
+    """(n, 1, 80, 80) crops, `over` x `over` samples a pixel; matrix and shift map crop to stored pixels;
+    `move` see `field`.
+    """
     n, half = CROP * over, CROP // 2
     at = grid(n, images.device) @ matrix.transpose(1, 2) + shift[:, None]
     if move is not None:
@@ -184,13 +193,16 @@ def mirror(image: Tensor, points: Tensor, hidden: Tensor, which: Tensor) -> tupl
     """Flip the faces in `which` (n,) left to right and renumber their points."""
     order = torch.as_tensor(MIRROR, device=points.device)
     image = torch.where(which[:, None, None, None], image.flip(3), image)
-    turned = points[:, order] * torch.tensor([-1.0, 1.0], device=points.device) + torch.tensor([float(CROP), 0.0], device=points.device)
+    turned = points[:, order] * torch.tensor([-1.0, 1.0], device=points.device) + torch.tensor(
+        [float(CROP), 0.0], device=points.device
+    )
     points = torch.where(which[:, None, None], turned, points)
     return image, points, torch.where(which[:, None], hidden[:, order], hidden)
 
 
 def photometric(x: Tensor, d: Dice) -> Tensor:
     """Exposure, contrast, gamma and a lighting ramp; x (n, 1, 80, 80) in 0..1."""
+
     def col(t: Tensor) -> Tensor:
         return t[:, None, None, None]
 
@@ -217,13 +229,17 @@ def blur(x: Tensor, d: Dice, radius: int = 4) -> Tensor:
 
 
 _LUMA = [
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
+    14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
 ]  # fmt: skip
 
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """Quantise 8 x 8 DCT blocks as JPEG's luminance does; x (n, 1, h, w) 0..1, h and w multiples of 8; quality (n,)."""
+    """Quantise 8 x 8 DCT blocks as JPEG's luminance does; x (n, 1, h, w) 0..1, h and w multiples of 8;
+    quality (n,).
+    """
     n, _, h, w = x.shape
     i = torch.arange(8, device=x.device, dtype=torch.float32)
     dct = (((i[None] + 0.5) * i[:, None]) * (torch.pi / 8)).cos() * 0.5
@@ -237,7 +253,9 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 
 def degrade(x: Tensor, d: Dice, c: dict[str, Any], seed: int) -> Tensor:
-    """Sensor noise, low resolution and JPEG. The batch is cut in slices, every other one shrunk to a size of its own."""
+    """Sensor noise, low resolution and JPEG. The batch is cut in slices, every other one shrunk to a size
+    of its own.
+    """
     strength = d.uniform().square() * d.chance(0.5) * c["noise"]
     x = x + d.normal(1.0, 1, CROP, CROP) * strength[:, None, None, None]
     quality = torch.where(d.chance(0.5), d.uniform(12, 95), torch.full_like(d.uniform(), 99))
@@ -263,9 +281,11 @@ def jigsaw(x: Tensor, which: Tensor, order: Tensor) -> Tensor:
 
 
 def turn(faces: Faces, index: Tensor, d: Dice, c: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn some heads in space: the field, the points (n, K, 2) and hidden (n, K) afterwards, in stored pixels.
+    """Turn some heads in space: the field, the points (n, K, 2) and hidden (n, K) afterwards, in stored
+    pixels.
 
-    Heads that look away already are turned back rather than on, for what would come into view is not in the picture.
+    Heads that look away already are turned back rather than on, for what would come into view is not in the
+    picture.
     """
     rad = torch.pi / 180
     on = d.chance(c["turned"])
@@ -277,7 +297,9 @@ def turn(faces: Faces, index: Tensor, d: Dice, c: dict[str, Any]) -> tuple[Tenso
     points = faces.points[index]
     points = final_points(faces, index, points + sample(move, points), yaw)
     away = turned_away(faces.azimuth[index] - yaw[:, None] / rad)
-    hidden = torch.where(away == 1, 1, torch.where((away == -1) & (faces.hidden[index] == 0), -1, faces.hidden[index]))
+    hidden = torch.where(
+        away == 1, 1, torch.where((away == -1) & (faces.hidden[index] == 0), -1, faces.hidden[index])
+    )
     return move, points, hidden
 
 
@@ -313,4 +335,9 @@ def plain(faces: Faces, index: Tensor, enlarge: float, roll: float = 0.0) -> Cro
     none = torch.zeros_like(angle)
     points = to_crop(final_points(faces, index, faces.points[index], none), matrix, shift)
     away = turned_away(faces.azimuth[index])
-    return Crops(image, points, torch.where(away == 0, faces.hidden[index], away), faces.weight[index][:, None].expand(-1, points.shape[1]))
+    return Crops(
+        image,
+        points,
+        torch.where(away == 0, faces.hidden[index], away),
+        faces.weight[index][:, None].expand(-1, points.shape[1]),
+    )

@@ -1,16 +1,18 @@
 """Step 3: join crops and labels into one file, `dataset.npz`, small enough to carry to another machine.
 
-- points (N, 104, 2) in crop pixels (continuous: the crop spans 0..200), from the averaged mesh through the linear part of
-  `map104.json`; `shifts`, the other part, with axis (N, 2), unit (N,) and yaw (N,), because augmentation turns the heads
-- azimuth (N, 104): degrees from the camera, round the head's axis, at which each point lies; depth (N, 25, 25): the mesh's
-  depth in crop pixels, smoothed and continued beyond the face
-- hidden (N, 104): 1 occluded, 0 visible, -1 unknown: mouths and lower jaws of masked faces, from a small classifier of
-  the lower face, trained on the source folders (masks against none) out of fold
-- fold (N,): 0 train, 1 validation, 2 sources never trained on, 3 unused (bad label, or like a face of an evaluation set)
+- points (N, 104, 2) in crop pixels (continuous: the crop spans 0..200), from the averaged mesh through the
+  linear part of `map104.json`; `shifts`, the other part, with axis (N, 2), unit (N,) and yaw (N,), because
+  augmentation turns the heads
+- azimuth (N, 104): degrees from the camera, round the head's axis, at which each point lies; depth (N, 25,
+  25): the mesh's depth in crop pixels, smoothed and continued beyond the face
+- hidden (N, 104): 1 occluded, 0 visible, -1 unknown: mouths and lower jaws of masked faces, from a small
+  classifier of the lower face, trained on the source folders (masks against none) out of fold
+- fold (N,): 0 train, 1 validation, 2 sources never trained on, 3 unused (bad label, or like a face of an
+  evaluation set)
 - gray JPEG bytes: `blob` (uint8), `start` (N + 1,)
 
-Crops that look alike (frames of one clip, one photo in two sources) are grouped and share a fold: persons cannot be told
-apart by name here, look-alikes can.
+Crops that look alike (frames of one clip, one photo in two sources) are grouped and share a fold: persons
+cannot be told apart by name here, look-alikes can.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def aligned(image: Image.Image, points: Doubles) -> NDArray[np.float32]:
     three = np.stack([points[36:42].mean(0), points[42:48].mean(0), points[48:60].mean(0)])
     source = np.concatenate([TEMPLATE * ALIGNED, np.ones((3, 1))], 1)
     matrix = np.linalg.solve(source, three).T.reshape(-1)
-    thumb = image.transform((ALIGNED, ALIGNED), Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BILINEAR)
+    thumb = image.transform(
+        (ALIGNED, ALIGNED), Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BILINEAR
+    )
     return np.asarray(thumb, np.float32)
 
 
@@ -70,7 +74,9 @@ def groups(rows: NDArray[np.float32], limit: float) -> Ints:
 
 
 def azimuth(points3: Doubles, mesh: Doubles, h: Heads) -> Doubles:
-    """(N, 104) degrees: 0 faces the camera, 90 lies on the horizon at the image's right, beyond is turned away."""
+    """(N, 104) degrees: 0 faces the camera, 90 lies on the horizon at the image's right, beyond is turned
+    away.
+    """
     ray = points3 - mesh[:, [TRAGUS_LEFT, TRAGUS_RIGHT]].mean(1, keepdims=True)
     return np.asarray(np.rad2deg(np.arctan2((ray[..., :2] * h.axis[:, None]).sum(2), -ray[..., 2])))
 
@@ -137,7 +143,9 @@ def cover_mouths(hidden: Ints, cover: Doubles, source: NDArray[np.str_]) -> Ints
 
 
 def folds(source: NDArray[np.str_], group: Ints, c: dict[str, Any], seed: int) -> Ints:
-    """0 train, 1 validation, 2 held-out source. A group that touches a held-out source is never trained on."""
+    """0 train, 1 validation, 2 held-out source. A group that touches a held-out source is never trained
+    on.
+    """
     held = np.isin(source, c["hold_out"])
     numbers = np.random.default_rng(seed).permutation(np.unique(group))
     val = np.isin(group, numbers[: int(len(numbers) * c["fold_size"])])
@@ -155,7 +163,9 @@ def evaluation_thumbs(s: Settings, m: Doubles) -> NDArray[np.float32]:
 
 
 def gray(path: Path) -> bytes:
-    """The file without its colour, with its own luminance quantisation: a quarter smaller, next to no loss."""
+    """The file without its colour, with its own luminance quantisation: a quarter smaller, next to no
+    loss.
+    """
     image = Image.open(path)
     tables = image.quantization
     image.draft("L", image.size)
@@ -171,7 +181,9 @@ def pack(paths: list[Path]) -> tuple[NDArray[np.uint8], Ints]:
     return np.frombuffer(b"".join(data), np.uint8), start.astype(np.int64)
 
 
-def split(s: Settings, thumbs: NDArray[np.float32], source: NDArray[np.str_], rows: Doubles) -> tuple[Ints, Ints]:
+def split(
+    s: Settings, thumbs: NDArray[np.float32], source: NDArray[np.str_], rows: Doubles
+) -> tuple[Ints, Ints]:
     """Group and fold of every face; look-alikes of evaluation faces are not trained on."""
     c, unit = s.section("dataset"), similar(thumbs)
     group = groups(unit, c["duplicate"])
@@ -186,7 +198,8 @@ def geometry(mesh: Doubles, rows: Doubles, shifts: Doubles) -> dict[str, NDArray
     points3, h = np.einsum("pv,nvc->npc", rows, mesh), heads(mesh)
     depth = np.stack([depth_field(m) for m in tqdm(mesh, desc="depth")])
     return {
-        "points": points3[..., :2].astype(np.float32), "azimuth": azimuth(points3, mesh, h).astype(np.float16),
+        "points": points3[..., :2].astype(np.float32), "azimuth": azimuth(points3, mesh,
+        h).astype(np.float16),
         "axis": h.axis.astype(np.float32), "unit": h.unit.astype(np.float32), "yaw": h.yaw.astype(np.float32),
         "shifts": shifts.astype(np.float32), "depth": depth.round().clip(-127, 127).astype(np.int8),
     }  # fmt: skip
@@ -202,7 +215,9 @@ def main() -> None:
     source = np.array([table[n]["source"] for n in names])
     box = np.array([[float(table[n][k]) for k in ("x0", "y0", "x1", "y1")] for n in names], np.float32)
     images = (Image.open(s.data / "faces" / n).convert("RGB") for n in names)
-    pairs = zip(tqdm(images, total=len(names), desc="thumbnails"), geo["points"].astype(np.float64), strict=True)
+    pairs = zip(
+        tqdm(images, total=len(names), desc="thumbnails"), geo["points"].astype(np.float64), strict=True
+    )
     thumbs = np.stack([aligned(im, p) for im, p in pairs])
     group, fold = split(s, thumbs, source, rows)
     relative = z["spread"] / FACE
@@ -212,7 +227,8 @@ def main() -> None:
     blob, start = pack([s.data / "faces" / n for n in names])
     np.savez_compressed(
         s.work / "dataset.npz", **geo,
-        name=names, source=source, box=box, hidden=hidden.astype(np.int8), fold=fold.astype(np.int8), group=group,
+        name=names, source=source, box=box, hidden=hidden.astype(np.int8),
+        fold=fold.astype(np.int8), group=group,
         spread=relative.astype(np.float32), cover=cover.astype(np.float32), blob=blob, start=start,
     )  # fmt: skip
     report(source, fold, group, np.abs(np.rad2deg(geo["yaw"])), cover, relative)
@@ -225,7 +241,8 @@ def report(source: Any, fold: Any, group: Any, yaw: Any, cover: Any, spread: Any
         counts = np.bincount(fold[k], minlength=4)
         print(json.dumps({
             "source": str(name), "faces": int(k.sum()), "train": int(counts[0]), "val": int(counts[1]),
-            "held_out": int(counts[2]), "unused": int(counts[3]), "covered": round(float((cover[k] > 0.75).mean()), 3),
+            "held_out": int(counts[2]), "unused": int(counts[3]),
+            "covered": round(float((cover[k] > 0.75).mean()), 3),
             "unsure": round(float(((cover[k] > 0.15) & (cover[k] <= 0.75)).mean()), 3),
             "spread": np.quantile(spread[k], [0.5, 0.9, 0.99]).round(4).tolist(),
             "yaw": np.quantile(yaw[k], [0.5, 0.75, 0.9, 0.99]).round(1).tolist(),

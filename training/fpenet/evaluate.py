@@ -1,9 +1,11 @@
 """Step 6: measure the exported network. Writes `evaluation.json` and contact sheets into `<work>/evaluation`.
 
-- photo sets with 68 points: boxes from CenterFace, crops as the product cuts them, next to the teacher's own error
-- held-out crops (a source that was never trained on) and validation crops, against the teacher, by source, group and roll
-- visibility: average precision of "occluded" on crops with synthetic occluders; the share of mouth points flagged on
-  faces with and without masks
+- photo sets with 68 points: boxes from CenterFace, crops as the product cuts them, next to the teacher's own
+  error
+- held-out crops (a source that was never trained on) and validation crops, against the teacher, by source,
+  group and roll
+- visibility: average precision of "occluded" on crops with synthetic occluders; the share of mouth points
+  flagged on faces with and without masks
 - confidence: the curve from a map's peak to the probability of a small error, as `engine.fpenet` has it
 """
 
@@ -46,7 +48,9 @@ def open_net(path: Path) -> Net:
     names = ["softargmax", "softargmax:1", "visibility"]
 
     def run(crops: Floats) -> tuple[Floats, Floats, Floats]:
-        parts = [session.run(names, {"input_face_images": crops[i : i + 64]}) for i in range(0, len(crops), 64)]
+        parts = [
+            session.run(names, {"input_face_images": crops[i : i + 64]}) for i in range(0, len(crops), 64)
+        ]
         points, peaks, visible = (np.concatenate(p) for p in zip(*parts, strict=True))
         return points, peaks, visible
 
@@ -67,7 +71,10 @@ def groups_of(found: Doubles, truth: Doubles) -> dict[str, float]:
 def photo_sets(s: Settings, net: Net) -> dict[str, Any]:
     """NME of the 68 points in photos, and the teacher's on the same faces; photos of failures by name."""
     z = np.load(s.work / "eval_meshes.npz")
-    meshes, (rows, shifts) = dict(zip(z["name"].tolist(), z["mesh"].astype(np.float64), strict=True)), read_map()
+    meshes, (rows, shifts) = (
+        dict(zip(z["name"].tolist(), z["mesh"].astype(np.float64), strict=True)),
+        read_map(),
+    )
     out: dict[str, Any] = {}
     faces = [f for f in json.loads((s.work / "eval_faces.json").read_text()) if f["file"]]
     for name in SETS:
@@ -78,12 +85,19 @@ def photo_sets(s: Settings, net: Net) -> dict[str, Any]:
         taught = to_points(np.stack([meshes[mine[i]["file"]] for i in meshed]), rows, shifts)[:, :68]
         xy, side = np.array([f["crop"][:2] for f in mine]), np.array([f["crop"][2] for f in mine])
         taught = taught * side[meshed, None, None] / 200 + xy[meshed, None]
-        linear = (rows[:68] @ np.stack([meshes[mine[i]["file"]][:, :2] for i in meshed])) * side[meshed, None, None] / 200
+        linear = (
+            (rows[:68] @ np.stack([meshes[mine[i]["file"]][:, :2] for i in meshed]))
+            * side[meshed, None, None]
+            / 200
+        )
         errors = nme(found, truth)
         out[name] = {
-            "faces": len(mine), "median": median(errors), "without_jaw": median(part_nme(found, truth, range(17, 68))),
-            "teacher": median(nme(taught, truth[meshed])), "teacher_linear": median(nme(linear + xy[meshed, None], truth[meshed])),
-            "failures": [mine[i]["file"] for i in np.flatnonzero(errors > FAILED)], "groups": groups_of(found, truth),
+            "faces": len(mine), "median": median(errors), "without_jaw": median(part_nme(found,
+            truth, range(17, 68))),
+            "teacher": median(nme(taught, truth[meshed])),
+            "teacher_linear": median(nme(linear + xy[meshed, None], truth[meshed])),
+            "failures": [mine[i]["file"] for i in np.flatnonzero(errors > FAILED)],
+            "groups": groups_of(found, truth),
         }  # fmt: skip
     return out
 
@@ -123,18 +137,27 @@ def average_precision(score: Doubles, truth: NDArray[np.bool_]) -> float:
 
 
 def visibility(faces: Faces, index: Tensor, net: Net, s: Settings) -> dict[str, float]:
-    """Average precision of "occluded" on augmented crops, occluders on every one, and the share of occluded points."""
+    """Average precision of "occluded" on augmented crops, occluders on every one, and the share of
+    occluded points.
+    """
     a = s.section("augment") | {"occluded": 1.0, "upside_down": 0.0, "jigsaw": 0.0}
     batches = [make(faces, index, s.seed + i, a) for i in range(4)]
     hidden = np.concatenate([b.hidden.numpy() for b in batches])
     score = 1 - np.concatenate([net(b.image.numpy())[2] for b in batches])
     known = hidden >= 0
     truth = hidden[known] == 1
-    return {"average_precision": average_precision(score[known], truth), "occluded": round(float(truth.mean()), 3)}
+    return {
+        "average_precision": average_precision(score[known], truth),
+        "occluded": round(float(truth.mean()), 3),
+    }
 
 
-def masks(s: Settings, faces: Faces, fold: Tensor, source: list[str], net: Net, enlarge: float) -> dict[str, Any]:
-    """Share of mouth points called occluded on validation crops, per source; for mask sources where a mask is sure."""
+def masks(
+    s: Settings, faces: Faces, fold: Tensor, source: list[str], net: Net, enlarge: float
+) -> dict[str, Any]:
+    """Share of mouth points called occluded on validation crops, per source; for mask sources where a mask
+    is sure.
+    """
     covered = np.load(s.work / "dataset.npz")["cover"] > 0.75
     out: dict[str, Any] = {}
     for name in sorted(set(source)):
@@ -144,7 +167,11 @@ def masks(s: Settings, faces: Faces, fold: Tensor, source: list[str], net: Net, 
             crops = plain(faces, torch.from_numpy(np.flatnonzero(k)), enlarge)
             flagged = net(crops.image.numpy())[2][:, MOUTH] < 0.5
             most = (flagged.mean(1) > 0.5).mean()
-            out[name] = {"faces": int(k.sum()), "points": round(float(flagged.mean()), 3), "most": round(float(most), 3)}
+            out[name] = {
+                "faces": int(k.sum()),
+                "points": round(float(flagged.mean()), 3),
+                "most": round(float(most), 3),
+            }
     return out
 
 
@@ -179,7 +206,13 @@ def sheets(faces: Faces, index: Tensor, net: Net, enlarge: float, out: Path) -> 
     pick = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(1))[:64]]
     crops = plain(faces, pick, enlarge)
     points, _, visible = net(crops.image.numpy())
-    sheet.save((sheet.tile(c[0].astype(np.uint8), p, 1 - v) for c, p, v in zip(crops.image.numpy(), points, visible, strict=True)), out)
+    sheet.save(
+        (
+            sheet.tile(c[0].astype(np.uint8), p, 1 - v)
+            for c, p, v in zip(crops.image.numpy(), points, visible, strict=True)
+        ),
+        out,
+    )
 
 
 def main() -> None:
@@ -190,14 +223,19 @@ def main() -> None:
     s, net = load(args), open_net(args.model)
     out, enlarge = s.work / "evaluation", float(s.section("augment")["enlarge"])
     out.mkdir(exist_ok=True)
-    faces, fold, source = read_faces(s.work / "dataset.npz", torch.device("cpu"), s.section("train")["spread"])
+    faces, fold, source = read_faces(
+        s.work / "dataset.npz", torch.device("cpu"), s.section("train")["spread"]
+    )
     held, val = (torch.nonzero(fold == k).flatten() for k in (HELD_OUT, VALIDATION))
     sources = {n: held[[source[i] == n for i in held.tolist()]] for n in s.section("dataset")["hold_out"]}
     result = {
         "photos": photo_sets(s, net),
         "held_out": {n: against_teacher(faces, i, net, enlarge) for n, i in sources.items()},
         "validation": against_teacher(faces, val, net, enlarge),
-        "visibility": {"held_out": visibility(faces, held, net, s), "validation": visibility(faces, val, net, s)},
+        "visibility": {
+            "held_out": visibility(faces, held, net, s),
+            "validation": visibility(faces, val, net, s),
+        },
         "masks": masks(s, faces, fold, source, net, enlarge),
         "confidence": calibrate(faces, val, net, s),
     }

@@ -1,7 +1,7 @@
 """Step 5: write `fpenet104.onnx` and `fpenet80.onnx` from `weights.pt` and check them against PyTorch.
 
-Input `input_face_images` (N, 1, 80, 80) FP32 0..255. Outputs: `conv_keypoints_m80` (N, K, 80, 80) logits, `softargmax`
-(N, K, 2) x, y in crop pixels (continuous, 0..80), `softargmax:1` (N, K) the peak of the softmax
+Input `input_face_images` (N, 1, 80, 80) FP32 0..255. Outputs: `conv_keypoints_m80` (N, K, 80, 80) logits,
+`softargmax` (N, K, 2) x, y in crop pixels (continuous, 0..80), `softargmax:1` (N, K) the peak of the softmax
 (one pixel of 80 x 80), `visibility` (N, K) probability that the point is visible.
 """
 
@@ -34,7 +34,9 @@ class Exported(nn.Module):
         self.points = points
         with torch.no_grad():
             net.head = nn.Parameter(net.head[:points])
-            net.hidden.weight, net.hidden.bias = (nn.Parameter(t[:points]) for t in (net.hidden.weight, net.hidden.bias))
+            net.hidden.weight, net.hidden.bias = (
+                nn.Parameter(t[:points]) for t in (net.hidden.weight, net.hidden.bias)
+            )
             net.seen = nn.Parameter(net.seen[:points])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,7 +65,14 @@ def write(net: Exported, path: Path, meta: dict[str, str]) -> None:
     x, k = torch.rand(2, 1, CROP, CROP) * 255, net.points
     axes: dict[str, dict[int, str]] = {n: {0: "n"} for n in [INPUT, *OUTPUTS]}
     torch.onnx.export(
-        net, (x,), str(path), input_names=[INPUT], output_names=OUTPUTS, dynamic_axes=axes, opset_version=17, dynamo=False
+        net,
+        (x,),
+        str(path),
+        input_names=[INPUT],
+        output_names=OUTPUTS,
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
     )
     model = onnx.load(str(path))
     shapes = ((k, CROP, CROP), (k, 2), (k,), (k,))
@@ -100,7 +109,9 @@ def main() -> None:
         net, path = Exported(load_net(s, weights), points).eval(), args.out / f"fpenet{points}.onnx"
         write(net, path, {"crop_enlarge": str(s.section("augment")["enlarge"]), "layout": str(points)})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        print(f"{path.name} {path.stat().st_size} bytes, differs by {compare(net, path):.2g}, sha256 {digest}")
+        print(
+            f"{path.name} {path.stat().st_size} bytes, differs by {compare(net, path):.2g}, sha256 {digest}"
+        )
 
 
 if __name__ == "__main__":

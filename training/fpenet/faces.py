@@ -1,7 +1,9 @@
-"""Step 0: cut the faces of the photo sets that have 68 points, from CenterFace boxes, in the format of `faces/`.
+"""Step 0: cut the faces of the photo sets that have 68 points, from CenterFace boxes, in the format of
+`faces/`.
 
-Writes `eval_faces/*.png` and `eval_faces.json` (per face: file, set, photo, box, marks (5, 2), points (68, 2), and the
-crop's x, y, side in photo pixels). The map is fitted on two of the sets (step 2), all are measured in the last step.
+Writes `eval_faces/*.png` and `eval_faces.json` (per face: file, set, photo, box, marks (5, 2), points (68,
+2), and the crop's x, y, side in photo pixels). The map is fitted on two of the sets (step 2), all are
+measured in the last step.
 """
 
 from __future__ import annotations
@@ -46,13 +48,20 @@ def match(points: Any, boxes: Any) -> int | None:
     return best if overlaps[best] >= 0.3 else None
 
 
-def photo_faces(name: str, parent: str, folder: Path, item: dict[str, Any], detect: CenterFace, out: Path) -> list[dict[str, Any]]:
+def photo_faces(
+    name: str, parent: str, folder: Path, item: dict[str, Any], detect: CenterFace, out: Path
+) -> list[dict[str, Any]]:
     """Cut the annotated faces of one photo; a face that the detector misses is listed with `file` null."""
     image = Image.open(folder / item["file"]).convert("RGB")
     boxes, _, marks = detect(image)
     rows = []
     for i, points in enumerate(item.get("landmarks68") or []):
-        row: dict[str, Any] = {"set": name, "photo": f"{parent}/{name}/{item['file']}", "points": points, "file": None}
+        row: dict[str, Any] = {
+            "set": name,
+            "photo": f"{parent}/{name}/{item['file']}",
+            "points": points,
+            "file": None,
+        }
         best = match(points, boxes) if points else None
         if best is not None:
             crop, x, y, side = cut(image, boxes[best])

@@ -1,8 +1,10 @@
-"""Step 1: let the teacher (Face Mesh with attention) mesh every crop, seen from several slightly different views.
+"""Step 1: let the teacher (Face Mesh with attention) mesh every crop, seen from several slightly different
+views.
 
 Needs an environment of its own (mediapipe 0.10.21, numpy < 2). Resumable: finished shards are skipped.
-Writes `eval_meshes.npz` and `meshes.npz`: name (N,), mesh (N, 478, 3) in crop pixels (x, y, z; z grows away from the camera), spread (N,) =
-mean standard deviation of a vertex over the views, in pixels, views (N,) = how many views found the face.
+Writes `eval_meshes.npz` and `meshes.npz`: name (N,), mesh (N, 478, 3) in crop pixels (x, y, z; z grows away
+from the camera), spread (N,) = mean standard deviation of a vertex over the views, in pixels, views (N,) =
+how many views found the face.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ class Teacher:
 
         self._size, self._views = size, views
         self._net: Any = mp.solutions.face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=confidence
+            static_image_mode=True,
+            max_num_faces=1,
+            refine_landmarks=True,
+            min_detection_confidence=confidence,
         )
 
     def _one(self, crop: Image.Image, scale: float, roll: float) -> Floats | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 POINTS, VERTICES = 104, 478
 
 GROUPS: dict[str, list[int]] = {
-    "chin": list(range(0, 17)),
+    "chin": list(range(17)),
     "eyebrows": list(range(17, 27)),
     "nose": list(range(27, 36)),
     "eyes": list(range(36, 48)),

@@ -1,15 +1,17 @@
 """Step 2: fit the map from 478 mesh vertices to 104 points.
 
-iBUG 1-68: each point is its own vertex plus a weighted sum of the offsets to the 10 nearest vertices, fitted by ridge
-regression (towards the single vertex) on landmarks68_pseudo_pytorch and dlib_faces, with the left/right symmetry built in
-by adding every face's mirror image. Points 69-104 are fixed combinations (`layout.extra_rows`).
+iBUG 1-68: each point is its own vertex plus a weighted sum of the offsets to the 10 nearest vertices, fitted
+by ridge regression (towards the single vertex) on landmarks68_pseudo_pytorch and dlib_faces, with the
+left/right symmetry built in by adding every face's mirror image. Points 69-104 are fixed combinations
+(`layout.extra_rows`).
 
-Such a map moves with the skin, but iBUG's outline does not: on a head turned away it is the contour that one sees, and
-that slides over the skin. So a second, small part is fitted to what is left: a shift of each of the 68 points in
-proportion to the sine of the yaw, one for each direction.
+Such a map moves with the skin, but iBUG's outline does not: on a head turned away it is the contour that one
+sees, and that slides over the skin. So a second, small part is fitted to what is left: a shift of each of the
+68 points in proportion to the sine of the yaw, one for each direction.
 
-The result `map104.json` is committed: `rows` = {vertex: weight} per point, each summing to one, and `yaw` (2, 68, 2) =
-the shift at a sine of one, right and left, along the eyes' axis and across it, in distances between the outer eye corners.
+The result `map104.json` is committed: `rows` = {vertex: weight} per point, each summing to one, and `yaw`
+(2, 68, 2) = the shift at a sine of one, right and left, along the eyes' axis and across it, in distances
+between the outer eye corners.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ def read_map(path: Path = MAP) -> tuple[Doubles, Doubles]:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Of n meshes: `axis` (n, 2) unit vector from the image-left to the image-right eye; `unit` (n,) distance of the
-    outer eye corners in space; `yaw` (n,) radians, positive where the image-right ear is the farther one."""
+    """Of n meshes: `axis` (n, 2) unit vector from the image-left to the image-right eye; `unit` (n,) distance
+    of the outer eye corners in space; `yaw` (n,) radians, positive where the image-right ear is the
+    farther one."""
 
     axis: Doubles
     unit: Doubles
@@ -58,7 +61,9 @@ def heads(mesh: Doubles) -> Heads:
 
 
 def yaw_features(yaw: Doubles) -> Doubles:
-    """(n, 2): the sine of the yaw to the right and to the left, each 0 on the other side; no more than at 45 degrees."""
+    """(n, 2): the sine of the yaw to the right and to the left, each 0 on the other side; no more than at
+    45 degrees.
+    """
     sine = np.sin(yaw).clip(-(0.5**0.5), 0.5**0.5)
     return np.stack([sine.clip(0), (-sine).clip(0)], 1)
 
@@ -78,7 +83,9 @@ def to_points(mesh: Doubles, rows: Doubles, shifts: Doubles) -> Doubles:
 
 
 def eval_points(s: Settings) -> list[dict[str, Any]]:
-    """The cut faces that the teacher meshed, each with `mesh` (478, 3) and `points` (68, 2) in crop pixels."""
+    """The cut faces that the teacher meshed, each with `mesh` (478, 3) and `points` (68, 2) in crop
+    pixels.
+    """
     z = np.load(s.work / "eval_meshes.npz")
     meshes = dict(zip(z["name"].tolist(), z["mesh"], strict=True))
     rows = []
@@ -101,7 +108,9 @@ def nme(found: Doubles, truth: Doubles) -> Doubles:
 
 
 def mean_mesh(meshes: Doubles) -> Doubles:
-    """(478, 3): scaled, centred, averaged over the faces and their mirror images would-be; only for neighbourhoods."""
+    """(478, 3): scaled, centred, averaged over the faces and their mirror images would-be; only for
+    neighbourhoods.
+    """
     m = meshes - meshes.mean(1, keepdims=True)
     return np.asarray((m / np.linalg.norm(m, axis=(1, 2), keepdims=True)).mean(0))
 
@@ -113,7 +122,9 @@ def mirror_vertices(mean: Doubles) -> NDArray[np.int64]:
     return np.asarray(linear_sum_assignment(cost)[1], np.int64)
 
 
-def fit_point(i: int, mesh: Doubles, points: Doubles, near: NDArray[np.int64], ridge: float) -> dict[int, float]:
+def fit_point(
+    i: int, mesh: Doubles, points: Doubles, near: NDArray[np.int64], ridge: float
+) -> dict[int, float]:
     """Weights of point `i`; mesh (n, 478, 2) and points (n, 68, 2) in inter-ocular units."""
     base = IBUG_VERTICES[i]
     offsets = mesh[:, near] - mesh[:, [base]]
@@ -170,8 +181,12 @@ def cross_validate(mesh: Doubles, points: Doubles, c: dict[str, Any], folds: int
     return out
 
 
-def report(mesh: Doubles, points: Doubles, sets: NDArray[np.str_], rows: Doubles, shifts: Doubles, held: Doubles) -> None:
-    """Median NME of each set: one vertex a point, the linear map, and with the yaw; `held` cross-validated or NaN."""
+def report(
+    mesh: Doubles, points: Doubles, sets: NDArray[np.str_], rows: Doubles, shifts: Doubles, held: Doubles
+) -> None:
+    """Median NME of each set: one vertex a point, the linear map, and with the yaw; `held` cross-validated
+    or NaN.
+    """
     single = dense([{v: 1.0} for v in IBUG_VERTICES])
     turned = np.abs(heads(mesh).yaw) > np.deg2rad(20)
     for name in sorted(set(sets)):
@@ -181,7 +196,10 @@ def report(mesh: Doubles, points: Doubles, sets: NDArray[np.str_], rows: Doubles
         for label, k in (("", m), (" turned by more than 20 degrees", m & turned)):
             a, b, d = (np.median(e[k]) for e in errors)
             cross = f", cross-validated {np.median(held[k]) * 100:.2f}" if name in FIT_SETS else ""
-            print(f"{name}{label}: {k.sum()} faces, {a:.2f} % one vertex, {b:.2f} linear, {d:.2f} with yaw{cross}")
+            print(
+                f"{name}{label}: {k.sum()} faces, {a:.2f} % one vertex, {b:.2f} linear, "
+                f"{d:.2f} with yaw{cross}"
+            )
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """The network: a Recombinator (Honari et al., CVPR 2016) small enough for a CPU.
 
-Four encoder scales (40, 20, 10, 5 cells a side); each finer branch concatenates the upsampled coarser features with its own
-scale's and convolves. Concatenation followed by a 1 x 1 convolution is written as the sum of two 1 x 1 convolutions, the
-coarse one before the upsampling: the same map for less work. Blocks are depthwise separable with a residual.
+Four encoder scales (40, 20, 10, 5 cells a side); each finer branch concatenates the upsampled coarser
+features with its own scale's and convolves. Concatenation followed by a 1 x 1 convolution is written as the
+sum of two 1 x 1 convolutions, the coarse one before the upsampling: the same map for less work. Blocks are
+depthwise separable with a residual.
 
-The maps are 40 x 40 (one cell = 2 x 2 crop pixels). `conv_keypoints_m80` repeats every cell 2 x 2, so the expectation over
-its softmax is exactly the soft-argmax. Coordinates are continuous: the crop spans 0..80, the first pixel's centre is 0.5.
+The maps are 40 x 40 (one cell = 2 x 2 crop pixels). `conv_keypoints_m80` repeats every cell 2 x 2, so the
+expectation over its softmax is exactly the soft-argmax. Coordinates are continuous: the crop spans 0..80, the
+first pixel's centre is 0.5.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CROP, CELLS = 80, 40
-LOCAL = 14  # channels of the finest features that visibility reads at the point; with x and y, one register row
+LOCAL = (
+    14  # channels of the finest features that visibility reads at the point; with x and y, one register row
+)
 
 
 class Output(NamedTuple):
-    """logits (N, K, 1600), points (N, K, 2) crop pixels, peak (N, K) of the softmax, hidden (N, K) logit of occluded."""
+    """logits (N, K, 1600), points (N, K, 2) crop pixels, peak (N, K) of the softmax, hidden (N, K) logit
+    of occluded.
+    """
 
     logits: Tensor
     points: Tensor
@@ -31,7 +37,10 @@ class Output(NamedTuple):
 
 def conv(i: int, o: int, k: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
     """Convolution, batch norm and, if asked for, ReLU."""
-    layers: list[nn.Module] = [nn.Conv2d(i, o, k, stride, k // 2, groups=groups, bias=False), nn.BatchNorm2d(o)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(i, o, k, stride, k // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(o),
+    ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if act else nn.Sequential(*layers)
 
 
@@ -91,12 +100,16 @@ class Fpenet(nn.Module):
         self.mix = nn.ModuleList(Recombine(widths[i], e[2 - i], d[i]) for i in range(3))
         self.refine = nn.ModuleList(blocks(d[i], kd[i]) for i in range(3))
         self.head = nn.Parameter(torch.randn(points, d[2]) * 0.1)
-        self.scene = nn.Sequential(conv(e[3], c["scene"], 1), nn.Flatten(), nn.Linear(c["scene"] * 25, c["hidden"]), nn.ReLU())
+        self.scene = nn.Sequential(
+            conv(e[3], c["scene"], 1), nn.Flatten(), nn.Linear(c["scene"] * 25, c["hidden"]), nn.ReLU()
+        )
         self.hidden = nn.Linear(c["hidden"], points)
         self.look = nn.Linear(LOCAL + 1, c["look"])
         self.seen = nn.Parameter(torch.randn(points, c["look"]) * 0.05)
         g = (torch.arange(CELLS) + 0.5) * (CROP / CELLS)
-        self.register_buffer("grid", torch.stack([g.repeat(CELLS), g.repeat_interleave(CELLS)], 1), persistent=False)
+        self.register_buffer(
+            "grid", torch.stack([g.repeat(CELLS), g.repeat_interleave(CELLS)], 1), persistent=False
+        )
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Finest decoder features (N, C, 1600) and coarsest encoder features (N, C, 5, 5)."""
@@ -112,11 +125,15 @@ class Fpenet(nn.Module):
 
     def read(self, p: Tensor, fine: Tensor) -> Tensor:
         """(N, K, 2 + LOCAL): expectation of x, y and of the first features under the maps p (N, K, 1600)."""
-        table = torch.cat([self.grid.to(p.dtype).expand(p.shape[0], -1, -1), fine[:, :LOCAL].transpose(1, 2)], 2)
+        table = torch.cat(
+            [self.grid.to(p.dtype).expand(p.shape[0], -1, -1), fine[:, :LOCAL].transpose(1, 2)], 2
+        )
         return p @ table
 
     def occluded(self, read: Tensor, peak: Tensor, coarse: Tensor) -> Tensor:
-        """(N, K) logit, from the whole scene and from what is seen at the point and how sharply it is placed."""
+        """(N, K) logit, from the whole scene and from what is seen at the point and how sharply it is
+        placed.
+        """
         local = torch.cat([read[:, :, 2:], peak[:, :, None].clamp_min(1e-6).log()], 2)
         out: Tensor = self.hidden(self.scene(coarse)) + (F.relu(self.look(local)) * self.seen).sum(2)
         return out

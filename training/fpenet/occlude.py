@@ -1,4 +1,6 @@
-"""Synthetic occluders: blobs and boxes, borders, face masks, dark glasses, filled with texture, flat colour or a ramp."""
+"""Synthetic occluders: blobs and boxes, borders, face masks, dark glasses, filled with texture, flat
+colour or a ramp.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +100,13 @@ def filling(image: Tensor, d: Dice) -> Tensor:
     flat = d.uniform(-0.15, 1.15, 1, 1, 1).clamp(0, 1).expand_as(image)
     other = other + (flat - other) * 0.2 * d.chance(0.5).float()[:, None, None, None]
     g = torch.linspace(-0.5, 0.5, SIZE, device=image.device)
-    ramp = flat + d.normal(0.4, 1, 1, 1) * g[None, None, None] + d.normal(0.4, 1, 1, 1) * g[None, None, :, None]
+    ramp = (
+        flat + d.normal(0.4, 1, 1, 1) * g[None, None, None] + d.normal(0.4, 1, 1, 1) * g[None, None, :, None]
+    )
     kind = d.uniform(0, 1, 1, 1, 1)
-    smooth = torch.where(kind < 0.65, flat, ramp) + F.interpolate(d.normal(0.03, 1, 20, 20), (SIZE, SIZE), mode="bilinear")
+    smooth = torch.where(kind < 0.65, flat, ramp) + F.interpolate(
+        d.normal(0.03, 1, 20, 20), (SIZE, SIZE), mode="bilinear"
+    )
     return torch.where(kind < 0.4, other, torch.where(kind < 0.8, smooth, noise(d)))
 
 
@@ -121,7 +127,9 @@ def occlude(image: Tensor, points: Tensor, d: Dice, c: dict[str, Any]) -> tuple[
         fill = fill.roll(1, 0)
     image, total = paste(image, total, border(d, at), fill, any_of & d.chance(0.12))
     image, total = paste(image, total, face_mask(points, d, at), fill.roll(1, 0), d.chance(c["face_mask"]))
-    image, total = paste(image, total, glasses(points, d, at), d.uniform(0, 0.25, 1, 1, 1), d.chance(c["glasses"]))
+    image, total = paste(
+        image, total, glasses(points, d, at), d.uniform(0, 0.25, 1, 1, 1), d.chance(c["glasses"])
+    )
     where = (points / (SIZE / 2) - 1)[:, :, None]
     covered = F.grid_sample(total, where, align_corners=False, padding_mode="border")
     return image, covered[:, 0, :, 0]

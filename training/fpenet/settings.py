@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomllib
 
 HERE = Path(__file__).resolve().parent
 

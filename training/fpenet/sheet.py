@@ -18,8 +18,12 @@ COLOURS = {
 SIDE = 240
 
 
-def tile(crop: NDArray[np.uint8], points: NDArray[np.float32], hidden: NDArray[np.float32], text: str = "") -> Image.Image:
-    """One square crop (h, h) gray with points (k, 2) in its pixels; hidden (k,) of more than 0.5 are drawn hollow."""
+def tile(
+    crop: NDArray[np.uint8], points: NDArray[np.float32], hidden: NDArray[np.float32], text: str = ""
+) -> Image.Image:
+    """One square crop (h, h) gray with points (k, 2) in its pixels; hidden (k,) of more than 0.5 are drawn
+    hollow.
+    """
     image = Image.fromarray(crop).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     draw, scale = ImageDraw.Draw(image), SIDE / crop.shape[0]
     for name, members in GROUPS.items():

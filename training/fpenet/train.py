@@ -1,6 +1,7 @@
 """Step 4: train. Resumable (`checkpoint.pt`), seeded per step, on a GPU if there is one.
 
-Writes `log.csv`, `curve.png`, `checkpoint.pt` and, at the end, `weights.pt` (the averaged weights) into the run's folder.
+Writes `log.csv`, `curve.png`, `checkpoint.pt` and, at the end, `weights.pt` (the averaged weights) into the
+run's folder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import io
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def read_faces(path: Path, device: torch.device, spread: float) -> tuple[Faces, 
     """All faces, their folds and sources."""
     z = np.load(path)
     blob, start = z["blob"], z["start"]
-    images = np.stack([np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes()))) for a, b in zip(start, start[1:])])
+    images = np.stack([np.asarray(Image.open(io.BytesIO(blob[a:b].tobytes()))) for a, b in pairwise(start)])
     arrays = {
         "images": images, "hidden": z["hidden"].astype(np.int64), "azimuth": z["azimuth"].astype(np.float32),
         "weight": 1 / (1 + (z["spread"] / spread) ** 2), "depth": z["depth"][:, None].astype(np.float32),
@@ -119,15 +121,26 @@ class Run:
     def __init__(self, s: Settings, args: argparse.Namespace) -> None:
         self.c, self.a = s.section("train"), s.section("augment")
         self.c["lr"] = args.lr or self.c["lr"]
-        self.seed, self.steps, self.batch = s.seed, args.steps or self.c["steps"], args.batch or self.c["batch"]
+        self.seed, self.steps, self.batch = (
+            s.seed,
+            args.steps or self.c["steps"],
+            args.batch or self.c["batch"],
+        )
         self.out = Path(args.out) if args.out else s.work / "run"
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(self.seed)
         self.net = Fpenet(POINTS, s.section("model")).to(self.device)
-        self.opt = torch.optim.AdamW(self.net.parameters(), self.c["lr"], weight_decay=self.c["weight_decay"], fused=self.device.type == "cuda")
+        self.opt = torch.optim.AdamW(
+            self.net.parameters(),
+            self.c["lr"],
+            weight_decay=self.c["weight_decay"],
+            fused=self.device.type == "cuda",
+        )
         self.ema = Average(self.net, self.c["ema"])
-        self.faces, self.fold, _ = read_faces(args.dataset or s.work / "dataset.npz", self.device, self.c["spread"])
+        self.faces, self.fold, _ = read_faces(
+            args.dataset or s.work / "dataset.npz", self.device, self.c["spread"]
+        )
         self.train_index = torch.nonzero(self.fold == 0).flatten()
         self.step = 0
         self.rows: list[dict[str, Any]] = []
@@ -143,7 +156,9 @@ class Run:
 
     def _begin_with(self, path: Path) -> None:
         """Start from finished weights; layers that they lack keep their random ones."""
-        lacking = self.net.load_state_dict(torch.load(path, map_location=self.device, weights_only=True), strict=False)
+        lacking = self.net.load_state_dict(
+            torch.load(path, map_location=self.device, weights_only=True), strict=False
+        )
         print("not in the weights:", lacking.missing_keys, "not in the network:", lacking.unexpected_keys)
         self.ema = Average(self.net, self.c["ema"])
 
@@ -156,7 +171,13 @@ class Run:
 
     def save(self) -> None:
         """Checkpoint, log and curve."""
-        state = {"net": self.net.state_dict(), "opt": self.opt.state_dict(), "ema": self.ema.state, "step": self.step, "rows": self.rows}
+        state = {
+            "net": self.net.state_dict(),
+            "opt": self.opt.state_dict(),
+            "ema": self.ema.state,
+            "step": self.step,
+            "rows": self.rows,
+        }
         torch.save(state, self.out / "checkpoint.tmp")
         (self.out / "checkpoint.tmp").rename(self.out / "checkpoint.pt")
         if self.rows:
@@ -170,13 +191,17 @@ class Run:
     def one(self) -> dict[str, Tensor]:
         """One optimiser step."""
         g = torch.Generator(self.device).manual_seed(self.seed * 7919 + self.step)
-        index = self.train_index[torch.randint(len(self.train_index), (self.batch,), generator=g, device=self.device)]
+        index = self.train_index[
+            torch.randint(len(self.train_index), (self.batch,), generator=g, device=self.device)
+        ]
         with torch.no_grad():
             batch = make(self.faces, index, self.seed * 104729 + self.step, self.a)
         for group in self.opt.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.c)
         terms: dict[str, Tensor] = self.terms(batch.image, batch.points, batch.hidden, batch.weight)
-        loss = terms["wing"] + self.c["heatmap"] * terms["heatmap"] + self.c["visibility"] * terms["visibility"]
+        loss = (
+            terms["wing"] + self.c["heatmap"] * terms["heatmap"] + self.c["visibility"] * terms["visibility"]
+        )
         self.opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -191,7 +216,11 @@ class Run:
         self.net.load_state_dict(self.ema.state)
         val, held = (torch.nonzero(self.fold == k).flatten() for k in (1, 2))
         e = self.a["enlarge"]
-        got = {"val": validate(self.net, self.faces, val, e), "val_roll45": validate(self.net, self.faces, val, e, 45.0), "held_out": validate(self.net, self.faces, held, e)}
+        got = {
+            "val": validate(self.net, self.faces, val, e),
+            "val_roll45": validate(self.net, self.faces, val, e, 45.0),
+            "held_out": validate(self.net, self.faces, held, e),
+        }
         self.net.load_state_dict(live)
         return got
 
@@ -204,7 +233,9 @@ class Run:
                 terms = self.one()
                 bar.update()
                 if self.step % 100 == 0:
-                    row: dict[str, Any] = {"step": self.step} | {k: round(float(v), 4) for k, v in terms.items()}
+                    row: dict[str, Any] = {"step": self.step} | {
+                        k: round(float(v), 4) for k, v in terms.items()
+                    }
                     if self.step % c["validate_every"] == 0 or self.step == self.steps:
                         row |= {k: round(v, 3) for k, v in self.score().items()}
                         bar.write(str(row))
