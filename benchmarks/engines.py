@@ -1,7 +1,7 @@
 """Photos per second and bytes sent per photo: the embedded engine, Triton both ways, and the notebook's way.
 
-    python -m benchmarks.engines                     12-Mpx photos with 10 faces each, a local server; one look at
-                                                     each photo, as the notebook takes
+    python -m benchmarks.engines                     12-Mpx photos with 10 faces each, a local server; one
+                                                     look at each photo, as the notebook takes
     python -m benchmarks.engines --detail normal     as by default, with a finer look where one is due
     python -m benchmarks.engines --photos 8 --turns 1
     python -m benchmarks.engines --url gpu-box:8001  another server, NVIDIA's container for example
