@@ -108,6 +108,7 @@ def annotation(
         made["keypoints"] = _keypoints(landmarks)
         made["num_keypoints"] = len(landmarks.keypoints)
         made |= {"rotation": landmarks.rotation, "center": list(landmarks.center)}
+        made |= {"pose": list(landmarks.pose)} if landmarks.pose is not None else {}
     if outline:
         made["segmentation"] = [_outline(box, landmarks)]
     return made

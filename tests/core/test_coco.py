@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,15 @@ def test_every_face_is_an_annotation_of_its_image() -> None:
     assert (first["score"], first["rotation"], first["center"]) == (0.9, -3.5, [20, 20])
     assert first["num_keypoints"] == 80 and len(first["keypoints"]) == 240
     assert first["keypoints"][:3] == [30, 20.5, 2] and third["keypoints"][-1] == 1
-    assert "keypoints" not in second and "segmentation" not in first
+    assert "keypoints" not in second and "segmentation" not in first and "pose" not in first
     ids = [a["id"] for a in document["annotations"]]
     assert ids == [1, 2, 3]
+
+
+def test_the_heads_pose_is_given_where_it_is_known() -> None:
+    turned = replace(marks("fpenet-80"), pose=(20.0, -5.0, 3.0))
+    (annotation,) = written([("a.jpg", [(StoredBox(1, 1, 9, 9), 0.7, turned)])])["annotations"]
+    assert annotation["pose"] == [20, -5, 3]
 
 
 @pytest.mark.parametrize("layout", ["", *LAYOUTS])
