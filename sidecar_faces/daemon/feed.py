@@ -106,6 +106,13 @@ class Feed:
         if changed:
             self.box.changed(path)
 
+    def again(self, path: str) -> None:
+        """A candidate was not dealt with, and shall come again if it is there."""
+        with self._lock:
+            self._in_flight.discard(path)
+            self._changed_in_flight.discard(path)
+        self.box.changed(path)
+
     def next_at(self) -> float:
         """When there is something to do without any further hint, in monotonic seconds."""
         times = (self._settling.next(), self._folders.next(), self._everything.next(), self._next_full)

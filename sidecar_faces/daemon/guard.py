@@ -17,6 +17,7 @@ from sidecar_faces.pipeline import Ended, Writer
 _FRESH_S = 5.0
 _LOOK_S = 15.0
 _POLL_S = 0.1
+_MOST_SUSPECTS = 10_000
 
 
 class OfflineError(Exception):
@@ -78,22 +79,33 @@ class GuardedWriter:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """A stage before the store: a photo is to blame only while its library is there.
+    """A stage before the store: a photo is to blame for a second failure, while its library is there.
 
-    One that is gone is not remembered. For a failure a fresh look is asked for, at most one in five seconds:
-    a share that stopped answering fails photo after photo before anybody else notices.
+    For a failure a fresh look is asked for, at most one in five seconds: a share that stopped answering fails
+    photo after photo before anybody else notices. The first failure of a version is not remembered: `again`
+    is told to bring the photo back, as the library may have been away for a moment that nobody saw.
     """
 
     sentry: Sentry
+    again: Callable[[str], None]
+    suspects: dict[str, FileSignature | None]
 
     def __call__(self, items: Iterator[Ended]) -> Iterator[Ended]:
         for ended in items:
             if ended.record is not None and ended.outcome is Outcome.QUARANTINED:
                 self._confirm()
-                if not os.path.lexists(ended.path):
-                    yield Ended(ended.path, ended.outcome, "vanished before it was read")
+                if self._is_first(ended.path, ended.record.signature):
+                    self.again(ended.path)
                     continue
             yield ended
+
+    def _is_first(self, path: str, signature: FileSignature | None) -> bool:
+        if path in self.suspects and self.suspects.pop(path) == signature:
+            return False
+        if len(self.suspects) >= _MOST_SUSPECTS:
+            self.suspects.pop(next(iter(self.suspects)))
+        self.suspects[path] = signature
+        return True
 
     def _confirm(self) -> None:
         asked = time.monotonic()

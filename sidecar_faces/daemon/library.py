@@ -15,7 +15,7 @@ import structlog
 
 from sidecar_faces.core.batching import Batcher
 from sidecar_faces.core.settle import Timing
-from sidecar_faces.core.types import Outcome, Photo
+from sidecar_faces.core.types import FileSignature, Outcome, Photo
 from sidecar_faces.daemon.feed import Feed, Knowledge
 from sidecar_faces.daemon.guard import Blame, GuardedWriter, OfflineError, Place
 from sidecar_faces.daemon.state import Counts, State, Status
@@ -127,6 +127,7 @@ class Library(threading.Thread):
         self._last_scan: float | None = None
         self._failures = 0
         self._said: set[str] = set()
+        self._suspects: dict[str, FileSignature | None] = {}
 
     def status(self) -> Status:
         """What it is doing now; may be called from any thread."""
@@ -245,7 +246,7 @@ class Library(threading.Thread):
             Infer(engine.executor, options.max_tries, stopped),
             *engine.between,
             Write(writer, engine.models, options.max_tries),
-            Blame(self.sentry),
+            Blame(self.sentry, self._feed.again, self._suspects),
             remember(engine.store),
         ]
 

@@ -45,6 +45,7 @@ _FOLDER_LIMIT = 256
 _FILE_LIMIT = 4_096
 _FOLDERS_LIMIT = 1_024
 _JOIN_S = 5.0
+_SELF = 0x400 | 0x800  # IN_DELETE_SELF | IN_MOVE_SELF; IN_UNMOUNT and IN_IGNORED come unasked
 
 
 class Mode(str, Enum):
@@ -212,6 +213,7 @@ class Watcher:
             real = os.path.realpath(root)  # a watch on a link would hear of the link alone
             self._observer.schedule(_Handler(box, real, root), real, recursive=True, event_filter=wanted)
         self._identity = _identity(root)
+        self._canary = _canary(root) if mode is Mode.INOTIFY else None
 
     def start(self) -> None:
         """Watch every folder there is. Raises OSError where the root cannot be watched (then use SCANS)."""
@@ -221,18 +223,27 @@ class Watcher:
             self._observer.start()
         except OSError:
             self._observer.on_thread_stop()
+            self._close_canary()
             raise
 
     def stop(self) -> None:
         """Stop watching; what hangs in a file system is left behind."""
+        self._close_canary()
         if self._observer is not None and self._observer.is_alive():
             self._observer.stop()
             self._observer.join(_JOIN_S)
+
+    def _close_canary(self) -> None:
+        if self._canary is not None:
+            os.close(self._canary)
+            self._canary = None
 
     def trouble(self) -> str | None:
         """Why this watcher sees nothing any more; None while it does."""
         if _identity(self._root) != self._identity:
             return "its folder was replaced by another"
+        if self._canary is not None and _is_dead(self._canary):
+            return "its folder was unmounted, moved or deleted meanwhile"
         if self._observer is None:
             return None
         if not self._observer.is_alive() or not all(e.is_alive() for e in self._observer.emitters):
@@ -252,6 +263,23 @@ def _identity(root: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _canary(root: str) -> int | None:
+    """A watch on the root alone. It dies with the others when the file system is unmounted, and shows it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(os.path.realpath(root)), _SELF) < 0:
+        os.close(fd)
+        return None
+    return fd if fd >= 0 else None
+
+
+def _is_dead(canary: int) -> bool:
+    try:
+        return bool(os.read(canary, 4096))  # about the watch itself: it hears of nothing else
+    except BlockingIOError:
+        return False
 
 
 def _observer(mode: Mode, box: HintBox, poll_interval: float) -> BaseObserver:

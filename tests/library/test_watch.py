@@ -165,6 +165,45 @@ def test_a_root_that_was_deleted_and_made_again_is_noticed(root: Path, mode: Mod
         assert watcher.trouble() is not None
 
 
+@pytest.mark.usefixtures("as_root")
+def test_a_file_system_that_was_away_for_a_moment_is_noticed(tmp_path: Path) -> None:
+    """The same disk is unmounted and mounted again at once: the same numbers, and no watches left."""
+    image, root = tmp_path / "image", tmp_path / "photos"
+    root.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    script = (
+        "import subprocess, sys\n"
+        "from sidecar_faces.library.watch import *\n"
+        "image, root = sys.argv[1:]\n"
+        "run = lambda *words: subprocess.run(words, check=True, stdout=subprocess.DEVNULL)\n"
+        "run('mkfs.ext4', '-q', image)\n"
+        "run('mount', '-o', 'loop', image, root)\n"
+        "watcher = Watcher(root, HintBox(), Mode.INOTIFY)\n"
+        "watcher.start()\n"
+        "print(watcher.trouble())\n"
+        "run('umount', root)\n"
+        "run('mount', '-o', 'loop', image, root)\n"
+        "print(watcher.trouble())\n"
+        "watcher.stop()\n"
+        "run('umount', root)\n"
+    )
+    command = ["unshare", "--mount", sys.executable, "-c", script, str(image), str(root)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "mount" in result.stderr:
+        pytest.skip(f"no disk can be mounted here: {result.stderr.splitlines()[-1]}")
+    first, second = result.stdout.splitlines()
+    assert first == "None"
+    assert "unmounted" in second or "replaced" in second
+
+
+def test_a_root_that_moves_away_and_back_is_noticed(root: Path) -> None:
+    with watching(root) as (watcher, _):
+        root.rename(root.with_name("away"))
+        root.with_name("away").rename(root)
+        assert watcher.trouble() == "its folder was unmounted, moved or deleted meanwhile"
+
+
 def test_a_dead_thread_is_noticed(root: Path) -> None:
     with watching(root) as (watcher, _):
         observer = watcher._observer
