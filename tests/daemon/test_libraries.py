@@ -421,3 +421,25 @@ def test_a_library_that_is_a_link(root: Path, state: Path, tmp_path: Path) -> No
         (root / "new.jpg").write_bytes(jpeg())
         daemon.until(lambda: sidecar(root / "new.jpg").exists())
         daemon.until(lambda: daemon.store.get(str(tmp_path / "link/new.jpg")) is not None)
+
+
+def test_a_failure_is_remembered_the_second_time(root: Path, state: Path) -> None:
+    """The library may have been away for a moment that nobody saw; a photo that is really bad fails again."""
+    executor = FixedExecutor()
+    executor.fails = "cannot be read"
+    executor.gate.clear()
+    with watched(state, root, executor=executor) as daemon:
+        daemon.until(lambda: daemon.status().in_flight == 1)
+        executor.gate.set()
+        daemon.until(lambda: str(root / "old.jpg") in daemon.libraries[0]._suspects)
+        executor.fails = ""
+        daemon.until(lambda: sidecar(root / "old.jpg").exists())
+        assert daemon.status().counts.quarantined == 0
+        executor.fails = "is damaged"
+        (root / "bad.jpg").write_bytes(jpeg())
+        daemon.until(
+            lambda: (record := daemon.store.get(str(root / "bad.jpg"))) is not None and record.tries == 2
+        )
+        daemon.until_settled()
+        assert daemon.status().counts.quarantined == 1
+        assert str(root / "bad.jpg") not in daemon.libraries[0]._suspects
