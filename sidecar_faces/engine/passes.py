@@ -51,7 +51,7 @@ class Pass:
 
 _COARSE = Pass(640 * 480)
 PLANS: dict[str, tuple[Pass, ...]] = {
-    "fast": (Pass(448 * 336),),
+    "fast": (Pass(416 * 312),),
     "normal": (_COARSE, Pass(1280 * 960, everywhere=False)),
     "fine": (_COARSE, Pass(1280 * 960), Pass(2560 * 1920, everywhere=False)),
 }

@@ -85,7 +85,7 @@ def test_views_grow_and_are_bounded(displayed: Size, detail: str) -> None:
 @pytest.mark.parametrize(
     ("displayed", "detail", "contents"),
     [
-        (Size(4000, 3000), "fast", [(448, 336)]),
+        (Size(4000, 3000), "fast", [(416, 312)]),
         (Size(4000, 3000), "normal", [(640, 480), (1280, 960)]),
         (Size(3000, 4000), "normal", [(480, 640), (960, 1280)]),
         (Size(4000, 3000), "fine", [(640, 480), (1280, 960), (2560, 1920)]),
