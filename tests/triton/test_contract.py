@@ -136,7 +136,8 @@ def test_resized_photos_give_the_same_boxes_as_encoded_ones(notebook: Any, portr
         {"input_1": stretched, "true_image_size": size},
         {"input_1": "FP32", "true_image_size": "INT64"},
     )
-    np.testing.assert_allclose(resized["true_boxes"], whole["true_boxes"], atol=0.05)
+    # pixels; ONNX Runtime's versions round differently (0.064 seen with the one for Python 3.10)
+    np.testing.assert_allclose(resized["true_boxes"], whole["true_boxes"], atol=0.1)
     np.testing.assert_array_equal(resized["true_image_size"], size)
 
 
