@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     landmark_weights: Path | None = Field(
         None, description="Another landmark network of FPENet's interface; unset: the bundled one."
     )
-    landmarks: str = Field("beside", description="Landmark files: 'beside' the photo, 'off', or a folder.")
+    landmarks: str = Field("beside", description="Landmark files: 'beside' the sidecar, 'off', or a folder.")
     max_tries: int = Field(2, ge=1, le=10, description="Tries before a photo is quarantined.")
     deadline: float = Field(120, gt=0, description="Seconds that a worker may take for one batch.")
     watch_mode: Literal["auto", "inotify", "polling", "scans"] = Field(
