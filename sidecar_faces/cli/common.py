@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from sidecar_faces.config import Settings, load
 from sidecar_faces.errors import LibraryError
+from sidecar_faces.library.lock import hold
 from sidecar_faces.library.scan import DEFAULT_EXCLUDES
 from sidecar_faces.log import printable
 from sidecar_faces.store import Store
@@ -107,3 +109,13 @@ def require_photo(path: str) -> str:
     if os.path.isdir(path):
         raise LibraryError(f"{printable(path)}: is a folder; name one photo.")
     return os.path.abspath(path)
+
+
+def hold_libraries(
+    stack: ExitStack, paths: Iterable[str], store: Store, settings: Settings, command: str
+) -> list[tuple[str, str]]:
+    """Hold the libraries of PATHs until the stack ends; (path, its library) for each. Raises LockedError."""
+    targets = [(path, library_of(path, store)) for path in outermost(paths)]
+    for root in outermost(root for _, root in targets):
+        stack.enter_context(hold(root, settings.lock_dir, f"sidecar-faces {command}"))
+    return targets

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from sidecar_faces.cli.common import library_of
+from sidecar_faces.cli.common import library_of, require_photo
 from sidecar_faces.cli.wiring import layout_for
 from sidecar_faces.config import Settings
 from sidecar_faces.core.frames import (
@@ -57,9 +56,7 @@ class SeenPhoto:
 
 def look_at(path: str, settings: Settings) -> SeenPhoto:
     """Read a photo's header, its sidecar and its landmark file. Raises LibraryError, SidecarError."""
-    if os.path.isdir(path):
-        raise LibraryError(f"{printable(path)} is a folder; name one photo.")
-    path = os.path.abspath(path)
+    path = require_photo(path)
     with Store(settings.database) as store:
         root = library_of(path, store)
     try:

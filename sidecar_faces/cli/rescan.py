@@ -18,9 +18,8 @@ from sidecar_faces.cli.common import (
     emit,
     errors,
     excludes,
+    hold_libraries,
     json_option,
-    library_of,
-    outermost,
     paths_argument,
     place_options,
 )
@@ -30,7 +29,6 @@ from sidecar_faces.cli.report import Report, counts
 from sidecar_faces.cli.wiring import Engine, open_engine, stages
 from sidecar_faces.config import Settings
 from sidecar_faces.errors import ExitCode
-from sidecar_faces.library.lock import hold
 from sidecar_faces.library.mounts import mount_of
 from sidecar_faces.library.scan import scan
 from sidecar_faces.pipeline import Summary, forget_vanished, run_threaded
@@ -75,9 +73,7 @@ def rescan(
     settings = app.settings(**flags)
     with ExitStack() as stack:
         store = stack.enter_context(Store(settings.database))
-        targets = [(path, library_of(path, store)) for path in outermost(paths)]
-        for root in outermost(root for _, root in targets):
-            stack.enter_context(hold(root, settings.lock_dir, "sidecar-faces rescan"))
+        targets = hold_libraries(stack, paths, store, settings, "rescan")
         run = _Run(settings, store, force=force, restore=restore, dry_run=dry_run)
         with open_engine(settings) as engine, _stop_on_interrupt(run.stop):
             for path, root in targets:

@@ -13,15 +13,13 @@ from sidecar_faces.cli.common import (
     dry_run_option,
     emit,
     errors,
+    hold_libraries,
     json_option,
-    library_of,
-    outermost,
     paths_argument,
     place_options,
 )
 from sidecar_faces.cli.wiring import layout_for
 from sidecar_faces.errors import ExitCode, SidecarError
-from sidecar_faces.library.lock import hold
 from sidecar_faces.log import printable
 from sidecar_faces.sidecar.undo import Undone, remembered
 from sidecar_faces.sidecar.undo import undo as undo_one
@@ -48,9 +46,7 @@ def undo(app: App, /, paths: tuple[str, ...], *, dry_run: bool, as_json: bool, *
     total = _Total()
     with ExitStack() as stack:
         store = stack.enter_context(Store(settings.database))
-        targets = [(path, library_of(path, store)) for path in outermost(paths)]
-        for root in outermost(root for _, root in targets):
-            stack.enter_context(hold(root, settings.lock_dir, "sidecar-faces undo"))
+        targets = hold_libraries(stack, paths, store, settings, "undo")
         for path, root in targets:
             layout = layout_for(settings, root)
             for photo in remembered(layout, path):
