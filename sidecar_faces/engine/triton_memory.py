@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,7 @@ _WORTHWHILE = 1 << 16
 _SMALLEST = 1 << 22
 _ALIGN = 64
 _TIMEOUT_S = 5.0
+_PATIENCE_S, _PAUSE_S = 2.0, 0.02
 
 
 class SharedArea:
@@ -52,7 +54,14 @@ class SharedArea:
         self._memory, self._stale = None, []
 
     def close(self, client: Any) -> None:
-        """Let the server give the memory back."""
+        """Let the server give the memory back; it may hold it for a moment after it has answered."""
+        self._retire(client)
+        end = time.monotonic() + _PATIENCE_S
+        while self._stale and time.monotonic() < end:
+            time.sleep(_PAUSE_S)
+            self._drop_stale(client)
+
+    def _retire(self, client: Any) -> None:
         if self._memory is not None:
             self._stale.append(self._name)
             self._memory = None
@@ -61,7 +70,7 @@ class SharedArea:
     def _at_least(self, client: Any, total: int) -> mmap.mmap | None:
         if self._memory is not None and len(self._memory) >= total:
             return self._memory
-        self.close(client)
+        self._retire(client)
         sweep(client)
         self._memory = self._made(client, max(_SMALLEST, 1 << (total - 1).bit_length()))
         return self._memory
@@ -88,13 +97,16 @@ class SharedArea:
         return memory
 
     def _drop_stale(self, client: Any) -> None:
-        """A region that the server still reads from cannot be unregistered yet."""
+        """A region that the server still reads from cannot be unregistered yet; one of a server that is
+        gone need not be.
+        """
         waiting = []
         for name in self._stale:
             try:
                 client.unregister_system_shared_memory(name, client_timeout=_TIMEOUT_S)
-            except InferenceServerException:
-                waiting.append(name)
+            except InferenceServerException as error:
+                if "in use" in str(error):
+                    waiting.append(name)
         self._stale = waiting
 
 

@@ -129,13 +129,14 @@ class Run:
         self.out = Path(args.out) if args.out else s.work / "run"
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.half = self.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         torch.manual_seed(self.seed)
         self.net = Fpenet(POINTS, s.section("model")).to(self.device)
         self.opt = torch.optim.AdamW(
             self.net.parameters(),
             self.c["lr"],
             weight_decay=self.c["weight_decay"],
-            fused=self.device.type == "cuda",
+            fused=True,
         )
         self.ema = Average(self.net, self.c["ema"])
         self.faces, self.fold, _ = read_faces(
@@ -150,7 +151,7 @@ class Run:
         self.terms: Any = torch.compile(self._terms) if args.compile else self._terms
 
     def _terms(self, image: Tensor, points: Tensor, hidden: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             out = self.net(image)
         return losses(out, Crops(image, points, hidden, weight), self.c)
 
