@@ -34,7 +34,8 @@ class Composition:
     """What goes into a repository.
 
     `weights`: ONNX files by model name: centerface, fpenet, fpenet104, and facenet where it is installed.
-    `detector`: behind faces_detect and faces_ensemble; `preset`: how FaceDetect's boxes are clustered.
+    `detector`: behind faces_detect and faces_ensemble; `preset`: how FaceDetect's boxes are clustered;
+    `color`: what it is shown, rgb or gray.
     `local`: for a server that has only the python backend; for that one `providers`, ONNX Runtime's, and
     `instances`, processes of each model that has much to do.
     """
@@ -45,6 +46,7 @@ class Composition:
     local: bool = True
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     instances: int = 1
+    color: str = "rgb"
 
 
 def source() -> Path:
@@ -58,10 +60,10 @@ def source() -> Path:
     raise ModelError(f"{package}: the model repository is missing; install sidecar-faces again.")
 
 
-def read_config(model: Path) -> Any:
-    """A model's `config.pbtxt`, parsed. Raises ModelError."""
+def read_config(model: Path, file: str = "config.pbtxt") -> Any:
+    """A model's configuration, parsed. Raises ModelError."""
     try:
-        text = (model / "config.pbtxt").read_text(encoding="utf-8")
+        text = (model / file).read_text(encoding="utf-8")
         return text_format.Parse(text, model_config_pb2.ModelConfig())
     except (OSError, text_format.ParseError) as error:
         raise ModelError(f"{model}: its configuration cannot be read ({error}).") from None
@@ -88,16 +90,25 @@ def _add(target: Path, model: Path, what: Composition) -> None:
     (target / "1").mkdir(exist_ok=True)  # git keeps no empty folders, and an ensemble's is
     if model.name == "facenet" and "facenet" in what.weights:
         shutil.copy2(target / "configs" / "nvidia.pbtxt", target / "config.pbtxt")
-    config = read_config(target)
-    for name, value in (("detector", what.detector), ("preset", what.preset)):
-        if name in config.parameters:
-            config.parameters[name].string_value = value
+    for variant in (target / "configs").glob("*.pbtxt"):
+        _write(variant, _configured(read_config(target, f"configs/{variant.name}"), what))
+    config = _configured(read_config(target), what)
     if config.backend == ONNX:
         _add_weights(target, config, what)
     if what.local and config.platform != "ensemble":
         _localize(target, config, what)
-    text = text_format.MessageToString(config)
-    (target / "config.pbtxt").write_text(text, encoding="utf-8")
+    _write(target / "config.pbtxt", config)
+
+
+def _configured(config: Any, what: Composition) -> Any:
+    for name, value in (("detector", what.detector), ("preset", what.preset), ("color", what.color)):
+        if name in config.parameters:
+            config.parameters[name].string_value = value
+    return config
+
+
+def _write(path: Path, config: Any) -> None:
+    path.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
 def _add_weights(target: Path, config: Any, what: Composition) -> None:

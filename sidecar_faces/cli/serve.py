@@ -141,7 +141,15 @@ def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] 
     if facedetect.is_file():
         weights["facenet"] = facedetect
     instances = 1 if _CUDA in providers else min(len(os.sched_getaffinity(0)), _MOST_INSTANCES)
-    return Composition(weights, settings.detector, settings.facedetect_preset, local, providers, instances)
+    return Composition(
+        weights,
+        settings.detector,
+        settings.facedetect_preset,
+        local,
+        providers,
+        instances,
+        settings.facedetect_color,
+    )
 
 
 def _providers(available: tuple[str, ...], *, gpu: bool) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def open_detector(settings: EngineSettings) -> Detector:
     least = min(SUSPECTED, settings.min_score)
     if settings.detector != "facedetect":
         return _centerface(settings, least)
-    network = StandIn(_centerface(settings, least)) if _is_stand_in(settings) else OnnxGridBox(settings)
+    # as on a server, whose stand-in is not told how good a face must be
+    network = StandIn(_centerface(settings, SUSPECTED)) if _is_stand_in(settings) else OnnxGridBox(settings)
     return FaceDetect(network, least, settings.preset, cast(Color, settings.color))
 
 

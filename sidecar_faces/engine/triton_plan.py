@@ -51,11 +51,7 @@ def look(
 
 def _models(client: TritonClient, engine: EngineSettings) -> str:
     """The fingerprint that the embedded engine would have with the server's models."""
-    detector = client.parameters("faces_detect").get("detector", "")
-    if detector != engine.detector:
-        raise ModelError(
-            f"Triton at {client.url} detects by {detector!r}, and {engine.detector!r} is asked for."
-        )
+    detector = _agreed(client, engine)
     centerface = client.parameters("centerface").get("sha256", "")
     stand_in = client.parameters("facenet").get("stand_in", "") == "true"
     sha256 = (
@@ -63,6 +59,23 @@ def _models(client: TritonClient, engine: EngineSettings) -> str:
     )
     landmarks = client.parameters(landmark_model(engine.layout)).get("sha256", "") if engine.landmarks else ""
     return joined_fingerprint(engine, named_fingerprint(engine, sha256, stand_in=stand_in), landmarks)
+
+
+def _agreed(client: TritonClient, engine: EngineSettings) -> str:
+    """The detector, which server and settings must agree on, and on how its findings become faces. Raises
+    ModelError.
+    """
+    offered = client.parameters("faces_detect")
+    asked = {"detector": engine.detector}
+    if engine.detector == "facedetect":
+        asked |= {"preset": engine.preset, "color": engine.color}
+    for name, value in asked.items():
+        if offered.get(name, "") != value:
+            verb = "detects by" if name == "detector" else f"has FaceDetect's {name}"
+            raise ModelError(
+                f"Triton at {client.url} {verb} {offered.get(name, '')!r}, and {value!r} is asked for."
+            )
+    return engine.detector
 
 
 def executor(

@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidecar_faces.core.frames import DisplayedPoints
-from sidecar_faces.core.types import Batch, Face, FaceResult, Failure, FailureKind, ImageFormat, Photo
+from sidecar_faces.core.types import (
+    Batch,
+    Face,
+    FaceResult,
+    Failure,
+    FailureKind,
+    ImageFormat,
+    Landmarks,
+    Photo,
+)
 from sidecar_faces.engine import decode_pillow, fpenet
 from sidecar_faces.engine.base import Detections, EngineSettings, Image, Keypoints, Worker
 from sidecar_faces.engine.centerface import MULTIPLE
@@ -48,19 +57,24 @@ _TOGETHER = 64
 
 
 class TritonDetector:
-    """A `Detector` on a server; images may differ in size, those of one padded shape go together."""
+    """A `Detector` on a server; images may differ in size, those of one padded shape go together.
+
+    CenterFace pads its images itself, so that doing so here changes nothing; FaceDetect stretches them, and
+    would find padding in the picture.
+    """
 
     fingerprint = "triton"
 
-    def __init__(self, client: TritonClient, min_score: float) -> None:
+    def __init__(self, client: TritonClient, settings: EngineSettings) -> None:
         self._client = client
-        self._parameters = {"min_score": f"{min(SUSPECTED, min_score):g}"}
+        self._parameters = {"min_score": f"{min(SUSPECTED, settings.min_score):g}"}
+        self._multiple = 1 if settings.detector == "facedetect" else MULTIPLE
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """Detections for each image. Raises ServerUnavailableError or RequestFailedError."""
         shapes: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
-            shapes.setdefault(_padded(image), []).append(index)
+            shapes.setdefault(self._padded(image), []).append(index)
         found: dict[int, Detections] = {}
         for (height, width), members in shapes.items():
             tensor = np.zeros((len(members), height, width, 3), np.uint8)
@@ -68,6 +82,10 @@ class TritonDetector:
                 canvas[: images[index].shape[0], : images[index].shape[1]] = images[index]
             found.update(zip(members, self._ask(tensor), strict=True))
         return [found[index] for index in range(len(images))]
+
+    def _padded(self, image: Image) -> tuple[int, int]:
+        height, width = (-(-length // self._multiple) * self._multiple for length in image.shape[:2])
+        return height, width
 
     def _ask(self, tensor: NDArray[np.uint8]) -> list[Detections]:
         request = Request("faces_detect", {"images": tensor}, ("boxes", "scores", "points"), self._parameters)
@@ -113,11 +131,6 @@ def landmark_model(layout: str) -> str:
     return "fpenet104" if layout == "fpenet-104" else "fpenet"
 
 
-def _padded(image: Image) -> tuple[int, int]:
-    height, width = image.shape[:2]
-    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
-
-
 class BatchDecoder(Protocol):
     """Decodes several photos at once; `DaliDecoder` says what it promises."""
 
@@ -146,7 +159,7 @@ class ClientSideWorker:
 
     def __init__(self, settings: EngineSettings, client: TritonClient, decoder: BatchDecoder) -> None:
         self._settings, self._decoder = settings, decoder
-        self._detector = TritonDetector(client, settings.min_score)
+        self._detector = TritonDetector(client, settings)
         self._estimator = Fpenet(TritonFpenet(client, settings.layout), "triton", settings.layout, _TOGETHER)
         estimator = self._estimator if settings.landmarks else None
         self._alone = LocalWorker(settings, decode_pillow.decode, self._detector, estimator)
@@ -258,7 +271,7 @@ class ServerSideWorker:
         estimator = (
             Fpenet(network, "triton", self._settings.layout, _TOGETHER) if self._settings.landmarks else None
         )
-        detector = TritonDetector(client, self._settings.min_score)
+        detector = TritonDetector(client, self._settings)
         return LocalWorker(self._settings, decode_pillow.decode, detector, estimator).faces(photo)
 
     def _encoded(self, photo: Photo) -> tuple[Face, ...]:
@@ -278,13 +291,16 @@ class ServerSideWorker:
             where = stored_box(photo, box.astype(np.float64))
             if where is None or min(where.w, where.h) < self._settings.min_face:
                 continue
-            layout = self._settings.layout if self._settings.landmarks else FIVE_POINTS
-            seen = visible[: len(points)] if self._settings.landmarks else np.empty(0)
-            places = DisplayedPoints(points[:, :2].astype(np.float64))
-            made.append(
-                Face(where, float(score[0]), landmarks(photo, layout, Keypoints(places, points[:, 2], seen)))
-            )
+            made.append(Face(where, float(score[0]), self._landmarks(photo, points, visible)))
         return made
+
+    def _landmarks(self, photo: Photo, points: NDArray[Any], visible: NDArray[Any]) -> Landmarks | None:
+        if not len(points):
+            return None
+        layout = self._settings.layout if self._settings.landmarks else FIVE_POINTS
+        seen = visible[: len(points)] if self._settings.landmarks else np.empty(0)
+        places = DisplayedPoints(points[:, :2].astype(np.float64))
+        return landmarks(photo, layout, Keypoints(places, points[:, 2], seen))
 
 
 def open_worker(triton: TritonSettings, way: Way, settings: EngineSettings) -> Worker:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidecar_faces.core.frames import Size
 from sidecar_faces.core.landmarks import LAYOUTS
-from sidecar_faces.core.types import FileSignature, ImageFormat, Photo
+from sidecar_faces.core.types import FileSignature, ImageFormat, Landmarks, Photo
 from sidecar_faces.engine import facedetect, fpenet
 from sidecar_faces.engine.base import Detector, EngineSettings, Image, ModelSpec, TensorSpec
 from sidecar_faces.engine.centerface import SPEC as CENTERFACE
 from sidecar_faces.engine.centerface import CenterFace
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.encoded import reduction, strip, upright
-from sidecar_faces.engine.facedetect import FaceDetect, StandIn
+from sidecar_faces.engine.facedetect import Color, FaceDetect, StandIn
 from sidecar_faces.engine.faces import VISIBLE
 from sidecar_faces.engine.fpenet import Fpenet
 from sidecar_faces.engine.onnx import CPU, Session
@@ -32,7 +32,8 @@ from sidecar_faces.serving.backend import Model, Question, Tensors, ask, in_memo
 def _detector(parameters: dict[str, str], min_score: float) -> Detector:
     """The detector that the model's configuration names, its network asked through the server."""
     if parameters["detector"] == "facedetect":
-        return FaceDetect(_GridBox(), min(SUSPECTED, min_score), parameters.get("preset", "nms"))
+        preset, color = parameters["preset"], cast(Color, parameters["color"])
+        return FaceDetect(_GridBox(), min(SUSPECTED, min_score), preset, color)
     return _centerface(min_score)
 
 
@@ -208,14 +209,20 @@ class FacesIndex(Model):
         layout = str(asked.parameters.get("layout", "fpenet-80"))
         worker = LocalWorker(settings, decoder, detector, _estimator(layout, self.parameters))
         faces = worker.faces(displayed)
-        marks = [face.landmarks for face in faces if face.landmarks is not None]
+        marks = [face.landmarks for face in faces]
         boxes = [[f.box.x, f.box.y, f.box.x + f.box.w, f.box.y + f.box.h] for f in faces]
         return {
             "true_boxes": _table(boxes, 4),
             "true_proba": _table([[face.score] for face in faces], 1),
-            "landmarks": _table([mark.keypoints for mark in marks], 0, 3),
-            "visibility": _table([[float(v == VISIBLE) for v in mark.visibility] for mark in marks], 0),
+            "landmarks": _table(
+                [np.reshape(mark.keypoints if mark else (), (-1, 3)) for mark in marks], 0, 3
+            ),
+            "visibility": _table([_visible(mark) for mark in marks], 0),
         }
+
+
+def _visible(mark: Landmarks | None) -> list[float]:
+    return [float(v == VISIBLE) for v in mark.visibility] if mark else []
 
 
 def _table(rows: Sequence[Any], *empty: int) -> NDArray[np.float32]:

@@ -132,16 +132,6 @@ def test_the_limits_are_those_of_the_settings(
     assert len(local[0].faces) == len(found[0].faces) <= 1
 
 
-def test_facedetect_is_the_same_detector_on_both_sides(
-    triton: TritonSettings, engine: EngineSettings, mixed: list[Photo]
-) -> None:
-    """Our own client, with the network of the slot `facenet` asked for on the server."""
-    settings = replace(engine, detector="facedetect", landmarks="")
-    photo = next(photo for photo in mixed if photo.path.endswith("gray.jpg"))
-    (local,) = LocalWorker(settings).process(Batch((photo,)))
-    assert len(local.faces) == 1
-
-
 def test_one_request_each_for_looks_and_for_landmarks(
     triton: TritonSettings, engine: EngineSettings, mixed: list[Photo]
 ) -> None:

@@ -143,6 +143,23 @@ def test_nvidias_facedetect_takes_the_place_of_the_stand_in(tmp_path: Path, weig
     assert read_config(made / "facenet_postprocess").parameters["preset"].string_value == "tao"
 
 
+def test_every_variant_has_the_settings_too(tmp_path: Path, weights: dict[str, Path]) -> None:
+    """NVIDIA's container is started with other files than `config.pbtxt` once its weights are installed."""
+    what = Composition(weights, "facedetect", "tao", local=False, color="gray")
+    made = compose(tmp_path / "models", what)
+    for name in ("faces_detect", "faces_index"):
+        files = [made / name / "config.pbtxt", *(made / name / "configs").glob("*.pbtxt")]
+        assert len(files) == (3 if name == "faces_index" else 1)
+        for file in files:
+            config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
+            settings = {key: value.string_value for key, value in config.parameters.items()}
+            assert (settings["detector"], settings["preset"], settings["color"]) == (
+                "facedetect",
+                "tao",
+                "gray",
+            )
+
+
 def test_composing_again_replaces_all_and_a_failure_replaces_nothing(
     composed: Path, weights: dict[str, Path]
 ) -> None:
