@@ -20,6 +20,7 @@ from sidecar_faces.errors import ToolFailedError, ToolMissingError
 
 _LOOK = """
 import json, os, sys, sysconfig
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime, pytriton
 print(json.dumps({"triton": os.path.join(os.path.dirname(pytriton.__file__), "tritonserver"),
     "site": sysconfig.get_path("purelib"), "lib": sysconfig.get_config_var("LIBDIR"), "bin":
@@ -120,6 +121,7 @@ def environment(installation: Installation) -> dict[str, str]:
         **{name: os.environ[name] for name in kept if name in os.environ},
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         "PATH": os.pathsep.join([str(installation.bin), os.defpath]),
+        "ORT_DISABLE_TELEMETRY": "1",
     }
 
 

@@ -15,6 +15,10 @@ from sidecar_faces.engine.base import ModelSpec, TensorSpec
 from sidecar_faces.errors import ModelError
 
 CPU = "CPUExecutionProvider"
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""From 1.2x on, ONNX Runtime reports to its maker, and keeps an identifier of the machine, unless this is set
+before it is loaded; its function that switches reports off comes too late for the identifier.
+"""
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 
 
@@ -30,6 +34,7 @@ class Session:
     def __init__(
         self, path: str, spec: ModelSpec, threads: int = 1, providers: Sequence[str] = (CPU,)
     ) -> None:
+        os.environ[NO_TELEMETRY] = "1"
         import onnxruntime  # noqa: PLC0415 - what only asks for fingerprints need not load it
 
         require_file(path)
