@@ -24,9 +24,11 @@ _ENV_PREFIX = "SIDECAR_FACES_"
 _toml_file: ContextVar[Path | None] = ContextVar("_toml_file", default=None)
 
 
-def default_config_file() -> Path:
-    """Where the TOML file is looked for when neither --config nor SIDECAR_FACES_CONFIG names one."""
-    return Path(platformdirs.user_config_dir(_APP)) / "config.toml"
+def default_config_files() -> tuple[Path, Path]:
+    """Where the TOML file is looked for when neither --config nor SIDECAR_FACES_CONFIG names one: the
+    user's, then the machine's.
+    """
+    return Path(platformdirs.user_config_dir(_APP)) / "config.toml", Path("/etc") / _APP / "config.toml"
 
 
 def _state_dir() -> Path:
@@ -188,8 +190,8 @@ def config_file(explicit: Path | None) -> Path | None:
     )
     if named is not None and not named.is_file():
         raise ConfigError(f"{named}: this configuration file does not exist.")
-    default = default_config_file()
-    return named or (default if default.is_file() else None)
+    # a service may not look into homes: what cannot be seen is not there
+    return named or next((file for file in default_config_files() if os.path.isfile(file)), None)
 
 
 def load(flags: Mapping[str, Any], explicit: Path | None = None) -> Settings:

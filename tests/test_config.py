@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar_faces.config import Settings, load
+from sidecar_faces.config import Settings, config_file, default_config_files, load
 from sidecar_faces.errors import ConfigError
 
 
@@ -29,6 +29,21 @@ def test_flags_win_over_environment_over_file(tmp_path: Path, monkeypatch: pytes
 def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDECAR_FACES_CONFIG", str(toml(tmp_path, 'detail = "fine"\n')))
     assert load({}).detail == "fine"
+
+
+def test_a_home_that_cannot_be_looked_into_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under systemd's ProtectHome; here by a name too long, as permissions do not bind root."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/tmp/" + "x" * 300)
+    assert config_file(None) in (None, default_config_files()[1])
+
+
+def test_the_users_file_wins_over_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "sidecar-faces"
+    folder.mkdir()
+    file = toml(folder, 'detail = "fast"\n')
+    assert [str(path) for path in default_config_files()] == [str(file), "/etc/sidecar-faces/config.toml"]
+    assert load({}).detail == "fast"
 
 
 @pytest.mark.parametrize(

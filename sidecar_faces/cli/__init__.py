@@ -46,7 +46,7 @@ class _Group(click.Group):
     "--config",
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="TOML file with settings; the default is config.toml in the user's configuration folder.",
+    help="TOML file with settings; the default is ~/.config/sidecar-faces/config.toml, then the one in /etc.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 @click.option("--log-json", is_flag=True, help="Log lines on stderr as JSON objects.")
