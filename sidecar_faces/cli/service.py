@@ -200,7 +200,7 @@ def _check(unit: _Unit) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, _UNIT)
         Path(file).write_text(unit.text, encoding="utf-8")
-        verified = _analyze("verify", *([] if unit.is_system else ["--user"]), file)
+        verified = _analyze("verify", "--man=no", *([] if unit.is_system else ["--user"]), file)
         if verified.returncode:
             raise ConfigError(f"{unit.path}: systemd-analyze verify says: {verified.stderr.strip()}")
         click.echo("systemd-analyze verify: no complaint.")
