@@ -152,7 +152,8 @@ def main() -> None:
         print(
             f"{report['indexed']} of {options.photos} indexed in {seconds:.0f} s, {restarts} restarts; "
             f"{report['quarantined']} quarantined, {options.photos - len(known)} lost, {doubled} with other "
-            f"than one region; said {errors.count('does not answer')} times that it waits"
+            f"than one region; said {errors.count('Waiting for it.')} times that it waits, "
+            f"{errors.count('The engine is back.')} times that it goes on"
         )
         for reason, count in Counter(problem["reason"] for problem in report["problems"]).most_common(5):
             print(f"  {count} times: {reason}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sidecar_faces.core.types import Batch, FaceResult, FailureKind
+from sidecar_faces.core.types import Batch, FaceResult, Failure, FailureKind
 from sidecar_faces.engine.base import Executor
 from sidecar_faces.errors import EngineUnavailableError
 
@@ -20,8 +20,8 @@ Results = tuple[FaceResult, ...]
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: how long to wait in all, between two looks (the first and the longest pause), and how long to
-    stay elsewhere before the engine is looked at again.
+    """Seconds: how long an outage may last, between two looks (the first and the longest pause), and how long
+    to stay elsewhere before the engine is looked at again.
     """
 
     total: float = 600.0
@@ -34,8 +34,9 @@ class FailoverExecutor:
     """Runs batches on `remote`; what it reports as unavailable is run again once `is_back` says so.
 
     `elsewhere` makes an executor to go on with meanwhile; without it the run waits. `say` is told once when
-    the engine goes and once when it is back. Raises EngineUnavailableError, as every future's result, where
-    the wait is longer than `patience`.
+    the engine goes and once when it is back, however many batches it took down: an outage begins with the
+    first batch that is lost and ends with the first that is done by an engine that seems well again. Raises
+    EngineUnavailableError, as every future's result, where one is longer than `patience`.
     """
 
     def __init__(
@@ -53,8 +54,12 @@ class FailoverExecutor:
         self._patience = patience
         self._gate = threading.Lock()
         self._closed = threading.Event()
-        self._down_until = 0.0
         self._is_down = False
+        self._down_until = 0.0
+        self._returns = 0
+        """How often the engine seemed well again: a batch sent before the last time tells of the past."""
+        self._outage_ends_by: float | None = None
+        self._pause = 0.0
         self._threads = ThreadPoolExecutor(self.capacity, thread_name_prefix="failover")
 
     def submit(self, batch: Batch) -> Future[Results]:
@@ -74,12 +79,15 @@ class FailoverExecutor:
         todo = list(range(len(batch.photos)))
         while todo:
             executor = self._executor()
+            returns = self._returns
             results = executor.submit(Batch(tuple(batch.photos[i] for i in todo))).result()
             for index, result in zip(todo, results, strict=True):
                 done[index] = result
             todo = [i for i, result in zip(todo, results, strict=True) if _is_unavailable(result)]
             if todo:
-                self._lost(next(r.failure.reason for r in results if r.failure and _is_unavailable(r)))
+                self._lost(done[todo[0]].failure, returns)
+            elif executor is self._remote and self._outage_ends_by is not None:
+                self._won(returns)
         return tuple(done[index] for index in range(len(batch.photos)))
 
     def _executor(self) -> Executor:
@@ -97,31 +105,41 @@ class FailoverExecutor:
                 self._elsewhere = self._make_elsewhere()
             return self._elsewhere or self._remote
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, failure: Failure | None, returns: int) -> None:
         with self._gate:
-            if not self._is_down:
+            if returns != self._returns:
+                return
+            now = time.monotonic()
+            if self._outage_ends_by is None:
+                self._outage_ends_by, self._pause = now + self._patience.total, 0.0
+                reason = failure.reason if failure else ""
                 self._say(f"{reason} {'Going on locally.' if self._make_elsewhere else 'Waiting for it.'}")
             self._is_down = True
-            self._down_until = time.monotonic() + self._patience.elsewhere
+            self._down_until = now + self._patience.elsewhere
+
+    def _won(self, returns: int) -> None:
+        with self._gate:
+            if returns == self._returns and not self._is_down and self._outage_ends_by is not None:
+                self._outage_ends_by = None
+                self._say("The engine is back.")
 
     def _look_again(self) -> None:
-        self._is_down = not self._is_back()
+        if self._is_back():
+            self._is_down = False
+            self._returns += 1
         self._down_until = time.monotonic() + self._patience.elsewhere
-        if not self._is_down:
-            self._say("The engine is back.")
 
     def _wait(self) -> None:
-        pause, until = self._patience.first, time.monotonic() + self._patience.total
-        while not self._closed.is_set():
-            if self._is_back():
-                self._is_down = False
-                return self._say("The engine is back.")
-            if time.monotonic() >= until:
+        """Look at once, then with pauses that grow, also where the engine seems well and is not."""
+        while not self._closed.wait(self._pause):
+            if time.monotonic() >= (self._outage_ends_by or 0.0):
                 raise EngineUnavailableError(
                     f"No engine for {self._patience.total:g} s: the run ends here, nothing is lost."
                 )
-            self._closed.wait(pause)
-            pause = min(pause * 2, self._patience.longest)
+            self._pause = min(max(self._pause * 2, self._patience.first), self._patience.longest)
+            self._look_again()
+            if not self._is_down:
+                return
         raise CancelledError
 
 

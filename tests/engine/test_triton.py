@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -121,6 +122,81 @@ def test_while_elsewhere_the_engine_is_not_asked_again_for_a_while() -> None:
         executor.submit(batch(name)).result(10)
     executor.close()
     assert remote.asked == ["/a"] and looks == [] and len(local.done) == 6
+
+
+@dataclass
+class Batches:
+    """An executor whose batches end when the test says so, and how."""
+
+    capacity: int = 4
+    flying: queue.SimpleQueue[tuple[Batch, Future[tuple[FaceResult, ...]]]] = field(
+        default_factory=queue.SimpleQueue
+    )
+
+    def submit(self, batch: Batch) -> Future[tuple[FaceResult, ...]]:
+        future: Future[tuple[FaceResult, ...]] = Future()
+        self.flying.put((batch, future))
+        return future
+
+    def sent(self, count: int) -> list[tuple[Batch, Future[tuple[FaceResult, ...]]]]:
+        """The next batches, once they are there."""
+        return [self.flying.get(timeout=10) for _ in range(count)]
+
+    def close(self) -> None: ...
+
+
+def test_an_outage_is_said_once_however_many_batches_it_takes_down() -> None:
+    """Losses that are heard of while somebody waits, and after the engine is back, are of the same outage."""
+    remote, said, back, looking = Batches(), Told(), threading.Event(), threading.Event()
+
+    def is_back() -> bool:
+        looking.set()
+        return back.wait(10)
+
+    executor = FailoverExecutor(remote, is_back, said, patience=NOW)
+    futures = [executor.submit(batch(name)) for name in "abcd"]
+    *lost, late = remote.sent(4)
+    for each in lost:
+        end(each, Engine(down=lambda photo: True))
+    assert looking.wait(10)
+    back.set()
+    again = remote.sent(3)
+    end(late, Engine(down=lambda photo: True))
+    for each in (*again, *remote.sent(1)):
+        end(each, Engine())
+    assert all(future.result(10)[0].failure is None for future in futures)
+    assert said == ["Triton at x does not answer. Waiting for it.", "The engine is back."]
+
+    last = executor.submit(batch("e"))
+    for engine in (Engine(down=lambda photo: True), Engine()):
+        (sent,) = remote.sent(1)
+        end(sent, engine)
+    assert last.result(10)[0].failure is None
+    executor.close()
+    assert said[2:] == said[:2]
+
+
+def end(sent: tuple[Batch, Future[tuple[FaceResult, ...]]], engine: Engine) -> None:
+    """A batch ends with what an engine makes of it."""
+    sent[1].set_result(engine.process(sent[0]))
+
+
+def test_an_engine_that_seems_well_and_is_not_is_one_outage() -> None:
+    """Its probe passes, its work does not: nothing is said again, and patience ends all the same."""
+    answers = iter([False, False, True])
+    engine, said = Engine(), Told()
+    engine.down = lambda photo: not next(answers)
+    executor = FailoverExecutor(InlineExecutor(engine), lambda: True, said, patience=NOW)
+    assert executor.submit(batch("a")).result(10)[0].failure is None
+    assert engine.asked == ["/a"] * 3 and said[1:] == ["The engine is back."]
+
+    engine.down = lambda photo: True
+    patience = Patience(total=0.02, first=0.001, longest=0.002)
+    executor = FailoverExecutor(InlineExecutor(engine), lambda: True, said, patience=patience)
+    with pytest.raises(EngineUnavailableError, match="nothing is lost"):
+        executor.submit(batch("b")).result(10)
+    assert len(said) == 3
+    executor.close()
 
 
 def test_patience_ends() -> None:

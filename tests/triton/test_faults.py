@@ -85,7 +85,8 @@ def test_a_server_killed_in_mid_batch_loses_and_doubles_nothing(
     client.close()
     assert [result.photo for result in results] == many
     assert all(result.failure is None and len(result.faces) == 1 for result in results)
-    assert len(said) % 2 == 0 and "Waiting" in said[0]
+    assert said and all("Waiting" in message for message in said[::2])
+    assert set(said[1::2]) == {"The engine is back."}
 
 
 def test_a_server_that_hangs_is_found_out(restart: Start, other_ports: ServerSettings) -> None:
