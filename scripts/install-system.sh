@@ -14,6 +14,7 @@ need exiftool libimage-exiftool-perl
 case "${2:-}" in
 test)
 	need systemd-analyze systemd
+	need systemd-nspawn systemd-container
 	;;
 acceptance)
 	need digikam digikam
