@@ -27,6 +27,8 @@ print(json.dumps({"triton": os.path.join(os.path.dirname(pytriton.__file__), "tr
     os.path.dirname(sys.executable), "version": "%d.%d" % sys.version_info[:2], "providers":
     onnxruntime.get_available_providers()}))
 """
+# not setpriv, which asks for more than our unit grants; not preexec_fn, which is for programs of one thread
+_TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 _HINT = (
     "install the `server` extra (pip install 'sidecar-faces[server]') or name its Python with --server-python"
 )
@@ -90,10 +92,9 @@ def prepare(installation: Installation, workspace: Path) -> None:
 def command(installation: Installation, settings: ServerSettings, memory: str) -> list[str]:
     """The command line: bound to one address, explicit ports, no control of models from outside.
 
-    `memory` is what names of its shared memory begin with. Where the program is there, the server is made to
-    end when the thread that started it does.
+    `memory` is what names of its shared memory begin with. The server ends when the thread that started it
+    does.
     """
-    setpriv = shutil.which("setpriv")
     flags = {
         "model-repository": settings.repository,
         "backend-directory": settings.workspace / "backends",
@@ -110,7 +111,7 @@ def command(installation: Installation, settings: ServerSettings, memory: str) -
     }
     binary = installation.triton / "bin" / "tritonserver"
     words = [str(binary), *(f"--{name}={value}" for name, value in flags.items()), *settings.extra]
-    return [setpriv, "--pdeathsig", "KILL", "--", *words] if setpriv else words
+    return [str(installation.bin / "python3"), "-I", "-S", "-c", _TIED, *words]
 
 
 def environment(installation: Installation) -> dict[str, str]:

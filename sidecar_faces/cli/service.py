@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sidecar_faces.config import Settings, config_file
 from sidecar_faces.errors import ConfigError, LibraryError
 from sidecar_faces.log import printable
 
-_UNIT = "sidecar-faces.service"
+_UNIT, _TRITON_UNIT = "sidecar-faces.service", "sidecar-faces-triton.service"
 _SYSTEM_FOLDER = "/etc/systemd/system"
 _SYSTEM_STATE = "/var/lib/sidecar-faces"
 _HOMES = ("/home", "/root", "/run/user")
@@ -42,10 +42,11 @@ class _Unit:
 )
 @click.option("--user", "for_user", is_flag=True, help="A service of yours, without root.")
 @click.option("--run-as", metavar="NAME", help="User to run as; default: the owner of the first folder.")
+@click.option("--triton", is_flag=True, help="A service for a local Triton, too (see `serve`).")
 @click.option("--dry-run", is_flag=True, help="Print the unit and what the checks say; write nothing.")
 @click.pass_obj
 def install_service(
-    app: App, /, paths: tuple[str, ...], *, for_user: bool, run_as: str | None, dry_run: bool
+    app: App, /, paths: tuple[str, ...], *, for_user: bool, run_as: str | None, triton: bool, dry_run: bool
 ) -> None:
     """Write a systemd service that watches libraries, check it, and say how to start it.
 
@@ -58,47 +59,74 @@ def install_service(
     """
     roots = outermost(paths)
     settings = app.settings()
+    if for_user and triton:
+        raise ConfigError("--triton: its service is one of the system's; leave --user out.")
     unit = _user_unit(roots, app) if for_user else _system_unit(roots, settings, app, run_as)
+    units = [unit, _triton_unit(unit.user, settings, app)] if triton else [unit]
     if dry_run:
-        click.echo(unit.text)
-        _check(unit)
+        for each in units:
+            click.echo(each.text)
+            _check(each)
         return
     if unit.is_system and os.geteuid() != 0:
         raise ConfigError(f"{unit.path}: only root can write it; use sudo, or --user for a service of yours.")
-    os.makedirs(os.path.dirname(unit.path), exist_ok=True)
-    Path(unit.path).write_text(unit.text, encoding="utf-8")
-    click.echo(f"Wrote {unit.path}, to run as {unit.user}.")
+    for each in units:
+        os.makedirs(os.path.dirname(each.path), exist_ok=True)
+        Path(each.path).write_text(each.text, encoding="utf-8")
+        click.echo(f"Wrote {each.path}, to run as {each.user}.")
     if unit.is_system:
         _prepare_state(settings, unit.user)
-    _check(unit)
-    _explain(unit)
+    for each in units:
+        _check(each)
+    _explain(units)
 
 
 def _system_unit(roots: list[str], settings: Settings, app: App, run_as: str | None) -> _Unit:
     user = run_as or _owner(roots[0])
     values = {
         "RequiresMountsFor": _words(roots),
-        "ExecStart": _command(roots, app),
+        "ExecStart": _command(["watch", "--", *roots], app),
         "User": user,
         "ReadWritePaths": _words([*roots, *_elsewhere(settings)]),
     }
-    text = _filled(_template("sidecar-faces.service"), values)
-    at_home = [path for path in (*roots, *_elsewhere(settings)) if _is_at_home(path)]
-    seen = {_prefix_of(sys.prefix), _prefix_of(sys.base_prefix), _prefix_of(str(Path(__file__).parents[2]))}
-    if file := config_file(app.config_file):
-        seen.add(str(file.resolve()))
-    read = sorted(path for path in seen if _is_at_home(path))
-    if at_home or read:
-        lines = ["ProtectHome=tmpfs"]
-        lines += [f"BindReadOnlyPaths={_words(read)}"] if read else []
-        lines += [f"BindPaths={_words(at_home)}"] if at_home else []
-        text = text.replace("ProtectHome=yes", "\n".join(lines))
+    text = _filled(_template(_UNIT), values)
+    text = _with_homes(text, _program_folders(app), [*roots, *_elsewhere(settings)])
     return _Unit(os.path.join(_SYSTEM_FOLDER, _UNIT), text, user, is_system=True)
+
+
+def _triton_unit(user: str, settings: Settings, app: App) -> _Unit:
+    server = ["--server-python", settings.server_python] if settings.server_python else []
+    values = {"ExecStart": _command(["serve", *server], app), "User": user}
+    folders = _program_folders(app)
+    if python := settings.server_python:
+        folders |= {_prefix_of(str(Path(file).parents[1])) for file in (python, os.path.realpath(python))}
+    text = _with_homes(_filled(_template(_TRITON_UNIT), values), folders)
+    return _Unit(os.path.join(_SYSTEM_FOLDER, _TRITON_UNIT), text, user, is_system=True)
+
+
+def _program_folders(app: App) -> set[str]:
+    """What the program reads: itself, its Python, its settings."""
+    own = {_prefix_of(sys.prefix), _prefix_of(sys.base_prefix), _prefix_of(str(Path(__file__).parents[2]))}
+    file = config_file(app.config_file)
+    return own | {str(file.resolve())} if file else own
+
+
+def _with_homes(text: str, read: Iterable[str], write: Iterable[str] = ()) -> str:
+    """Homes are out of sight, except for what of these lies in them."""
+    read, write = sorted(filter(_is_at_home, read)), list(filter(_is_at_home, write))
+    if not read and not write:
+        return text
+    lines = ["ProtectHome=tmpfs"]
+    lines += [f"BindReadOnlyPaths={_words(read)}"] if read else []
+    lines += [f"BindPaths={_words(write)}"] if write else []
+    return text.replace("ProtectHome=yes", "\n".join(lines))
 
 
 def _user_unit(roots: list[str], app: App) -> _Unit:
     folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    text = _filled(_template("sidecar-faces-user.service"), {"ExecStart": _command(roots, app)})
+    text = _filled(
+        _template("sidecar-faces-user.service"), {"ExecStart": _command(["watch", "--", *roots], app)}
+    )
     user = pwd.getpwuid(os.geteuid()).pw_name
     return _Unit(os.path.join(folder, "systemd/user", _UNIT), text, user, is_system=False)
 
@@ -121,10 +149,10 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def _command(roots: list[str], app: App) -> str:
+def _command(words: list[str], app: App) -> str:
     file = config_file(app.config_file)
     chosen = ["--config", str(file.resolve())] if file else []
-    return _words([*_program(), *chosen, "watch", "--", *roots], is_command=True)
+    return _words([*_program(), *chosen, *words], is_command=True)
 
 
 def _program() -> list[str]:
@@ -198,7 +226,7 @@ def _check(unit: _Unit) -> None:
         click.echo("systemd-analyze is not here: the unit was not checked.", err=True)
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, _UNIT)
+        file = os.path.join(folder, os.path.basename(unit.path))
         Path(file).write_text(unit.text, encoding="utf-8")
         verified = _analyze("verify", "--man=no", *([] if unit.is_system else ["--user"]), file)
         if verified.returncode:
@@ -223,14 +251,15 @@ def _analyze(*words: str) -> subprocess.CompletedProcess[str]:
         )
 
 
-def _explain(unit: _Unit) -> None:
-    systemctl = "sudo systemctl" if unit.is_system else "systemctl --user"
-    journal = "journalctl -u" if unit.is_system else "journalctl --user -u"
+def _explain(units: Sequence[_Unit]) -> None:
+    systemctl = "sudo systemctl" if units[0].is_system else "systemctl --user"
+    journal = "journalctl -u" if units[0].is_system else "journalctl --user -u"
+    names = " ".join(os.path.basename(unit.path).removesuffix(".service") for unit in units)
     click.echo(
-        f"Start it:       {systemctl} daemon-reload && {systemctl} enable --now sidecar-faces\n"
-        f"What it does:   {systemctl} status sidecar-faces\n"
+        f"Start it:       {systemctl} daemon-reload && {systemctl} enable --now {names}\n"
+        f"What it does:   {systemctl} status {names}\n"
         f"What it says:   {journal} sidecar-faces -f\n"
         f"New settings:   {systemctl} reload sidecar-faces\n"
-        f"Every line of {unit.path} is explained in it."
-        + ("" if unit.is_system else "\nTo run while you are not logged in: loginctl enable-linger")
+        f"Every line of {units[0].path} is explained in it."
+        + ("" if units[0].is_system else "\nTo run while you are not logged in: loginctl enable-linger")
     )

@@ -39,9 +39,11 @@ class Machine:
     def show(self, key: str, unit: str = UNIT) -> str:
         return self("systemctl", "show", "--value", "--property", key, unit).strip()
 
-    def log(self, unit: str = UNIT) -> str:
-        command = ["nsenter", "--target", str(self.leader), "--all", "journalctl", "-n40", "--no-pager"]
-        return subprocess.run([*command, "-u", unit], capture_output=True, text=True, check=False).stdout
+    def log(self) -> str:
+        command = ["nsenter", "--target", str(self.leader), "--all", "journalctl", "-n60", "--no-pager"]
+        return subprocess.run(
+            [*command, "-u", f"{UNIT}*"], capture_output=True, text=True, check=False
+        ).stdout
 
     def until(self, true: Callable[[], bool], seconds: float = 120) -> None:
         pause, deadline = threading.Event(), time.monotonic() + seconds
@@ -190,6 +192,22 @@ def test_an_instance_for_one_library(service: Machine, portrait_jpeg: bytes) -> 
     machine("systemctl", "start", name)
     machine.until(lambda: machine.file("/srv/more photos/first.jpg.xmp").exists())
     machine("systemctl", "stop", name)
+
+
+def test_with_triton(service: Machine, portrait_jpeg: bytes) -> None:
+    """Both services, each in its own confinement; photos go from one to the other in shared memory."""
+    python = Path(os.environ.get("SIDECAR_FACES_SERVER_PYTHON") or ROOT / ".venv-server/bin/python")
+    if not python.exists():
+        pytest.skip("Triton is not installed here (make server)")
+    program = (sys.executable, "-m", "sidecar_faces", "install-service", "--triton", "/srv/photos")
+    service("env", f"SIDECAR_FACES_SERVER_PYTHON={python}", *program)
+    service("systemctl", "daemon-reload")
+    service("systemctl", "start", "sidecar-faces-triton")
+    service("systemctl", "restart", UNIT)
+    service.photo("/srv/photos/triton.jpg", portrait_jpeg)
+    service.until(lambda: service.file("/srv/photos/triton.jpg.xmp").exists())
+    assert "Models run: Triton" in service.log()
+    service("systemctl", "stop", UNIT, "sidecar-faces-triton")
 
 
 def test_a_service_of_the_user(machine: Machine, portrait_jpeg: bytes) -> None:
