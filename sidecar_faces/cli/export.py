@@ -36,7 +36,7 @@ from sidecar_faces.library.probe import Limits, open_regular, probe
 from sidecar_faces.library.scan import scan
 from sidecar_faces.log import printable
 from sidecar_faces.sidecar.landmark_file import LandmarkFile, load
-from sidecar_faces.sidecar.layout import OFF, SidecarLayout
+from sidecar_faces.sidecar.layout import SidecarLayout
 from sidecar_faces.store import Store
 
 _MAX_BYTES = 256 << 20
@@ -85,7 +85,7 @@ def coco(
     sidecar-faces export coco --segmentation --min-score 0.8 ~/Photos/2024 -o faces-2024.json
     """
     settings = app.settings(landmarks=landmarks, sidecar_dir=sidecar_dir)
-    if settings.landmarks == OFF:
+    if settings.landmarks == "off":
         raise ConfigError("landmarks = 'off': what is exported stands in the landmark files.")
     with ExitStack() as stack:
         store = stack.enter_context(Store(settings.database))
@@ -165,7 +165,7 @@ class _Export:
 
 def _read(photo: str, layout: SidecarLayout) -> LandmarkFile | None:
     place = layout.landmark_file(photo)
-    if place is None or not os.path.lexists(place.path):
+    if not os.path.lexists(place.path):
         return None
     with open_regular(place.path) as file:
         data = file.read(_MAX_BYTES + 1)

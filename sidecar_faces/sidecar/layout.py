@@ -13,7 +13,7 @@ from pathlib import Path
 from sidecar_faces.errors import SidecarError
 from sidecar_faces.log import printable
 
-BESIDE, OFF = "beside", "off"
+BESIDE = "beside"
 LANDMARK_SUFFIX = ".faces.json"
 
 _STEM_SHARERS = (
@@ -53,7 +53,7 @@ class SidecarLayout:
     """Where the files about the photos of one library lie.
 
     `root`: the library, absolute. `sidecar_dir`: a folder that mirrors it, for libraries that are read-only.
-    `landmarks`: "beside" (the sidecar), "off", or an absolute folder that mirrors the library.
+    `landmarks`: "beside" (the sidecar), or an absolute folder that mirrors the library.
     """
 
     root: str
@@ -76,10 +76,8 @@ class SidecarLayout:
             return tuple(_existing(photo, photo))
         return tuple(_existing(photo, photo)[1:])
 
-    def landmark_file(self, photo: str) -> Place | None:
-        """The landmark file, whether it exists or not; None where they are off."""
-        if self.landmarks == OFF:
-            return None
+    def landmark_file(self, photo: str) -> Place:
+        """The landmark file, whether it exists or not."""
         if self.landmarks != BESIDE:
             folder = self.landmarks
         else:

@@ -48,14 +48,14 @@ class Description:
 def describe(photo: str, layout: SidecarLayout) -> Description:
     """Read what stands about a photo (absolute path); writes nothing. Raises SidecarError naming the file."""
     place, marks = layout.sidecar(photo), layout.landmark_file(photo)
-    landmarks = read_landmarks(marks)[1] if marks else None
+    landmarks = read_landmarks(marks)[1]
     snapshot = read_place(place)
     regions: tuple[SeenRegion, ...] = ()
     if snapshot is not None:
         regions = tuple(_seen(read_document(place.path, snapshot.data).regions, landmarks))
     return Description(
         sidecar=place.path if snapshot is not None else None,
-        landmark_file=marks.path if marks and landmarks else None,
+        landmark_file=marks.path if landmarks else None,
         regions=regions,
         landmarks=landmarks,
     )

@@ -47,8 +47,8 @@ def undo(photo: str, layout: SidecarLayout, *, dry_run: bool = False) -> Undone 
 
 def _undo(photo: str, layout: SidecarLayout, *, dry_run: bool) -> Undone | None:
     place, marks = layout.sidecar(photo), layout.landmark_file(photo)
-    marks_snapshot, memory = read_landmarks(marks) if marks else (None, None)
-    if marks is None or marks_snapshot is None or memory is None:
+    marks_snapshot, memory = read_landmarks(marks)
+    if marks_snapshot is None or memory is None:
         return None
     snapshot = read_place(place)
     created = memory.sidecar is not None and memory.sidecar.created
@@ -117,10 +117,7 @@ def remembered(layout: SidecarLayout, below: str) -> Iterator[str]:
 
     Links to folders are not followed.
     """
-    place = layout.landmark_file(os.path.join(layout.root, "x"))
-    if place is None:
-        return
-    base = os.path.dirname(place.path)
+    base = os.path.dirname(layout.landmark_file(os.path.join(layout.root, "x")).path)
     relative = os.path.relpath(below, layout.root)
     if os.path.isfile(os.path.join(base, relative) + LANDMARK_SUFFIX):
         yield os.path.normpath(os.path.join(layout.root, relative))

@@ -43,7 +43,7 @@ class _Situation:
     place: Place
     snapshot: Snapshot | None
     document: Document
-    marks: Place | None
+    marks: Place
     marks_snapshot: Snapshot | None
     memory: LandmarkFile | None
     faces: tuple[tuple[Face, Area], ...]
@@ -84,7 +84,7 @@ class SidecarWriter:
             files = [
                 self.layout.sidecar(path).path,
                 *self.layout.others(path),
-                *([marks.path] if marks else []),
+                marks.path,
             ]
         except SidecarError:
             return "outside"
@@ -95,7 +95,7 @@ class SidecarWriter:
         """What an earlier run with the same models wrote about this version of the photo; None: not known."""
         with suppress(SidecarError):
             place = self.layout.landmark_file(path)
-            memory = read_landmarks(place)[1] if place else None
+            memory = read_landmarks(place)[1]
             same = memory and (memory.models, memory.signature) == (self.models, signature)
             if memory and same and not memory.is_pending:
                 return memory.count()
@@ -105,7 +105,7 @@ class SidecarWriter:
         """Whether a region of ours was removed by somebody, or the files cannot be read to tell."""
         try:
             marks = self.layout.landmark_file(path)
-            memory = read_landmarks(marks)[1] if marks else None
+            memory = read_landmarks(marks)[1]
             if memory is None:
                 return False
             snapshot = read_place(place := self.layout.sidecar(path))
@@ -129,7 +129,7 @@ class SidecarWriter:
         """Read what stands there and decide; None where there is nothing to say, now and before."""
         photo, layout = result.photo, self.layout
         marks = layout.landmark_file(photo.path)
-        marks_snapshot, memory = read_landmarks(marks) if marks else (None, None)
+        marks_snapshot, memory = read_landmarks(marks)
         areas = ((face, face_area(face.box, photo.stored)) for face in result.faces)
         faces = tuple((face, area) for face, area in areas if area is not None)
         if not faces and memory is None:
@@ -184,9 +184,9 @@ class SidecarWriter:
         return replace(file, faces=tuple(faces), leaving=tuple(f for f in leaving if f.area not in plan.add))
 
     def _mark(self, situation: _Situation, expected: Snapshot | None, file: LandmarkFile) -> Snapshot | None:
-        """Write the landmark file, unless it says so already or there shall be none."""
+        """Write the landmark file, unless it says so already."""
         data = dump(file)
-        if situation.marks is None or (expected is not None and expected.data == data):
+        if expected is not None and expected.data == data:
             return expected
         return self._put(situation.photo.path, situation.marks, data, expected)
 

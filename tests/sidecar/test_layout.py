@@ -58,22 +58,18 @@ def test_folders_of_their_own_mirror_the_library(root: Path, tmp_path: Path) -> 
     assert layout.sidecar(photo).path == str(tmp_path / "xmp/sub/IMG.JPG.xmp")
     assert layout.sidecar(photo).within == str(tmp_path / "xmp")
     marks = layout.landmark_file(photo)
-    assert marks is not None
     assert marks.path == str(tmp_path / "marks/sub/IMG.JPG.faces.json")
     (root / "sub" / "IMG.xmp").touch()
     assert layout.sidecar(photo).path == str(tmp_path / "xmp/sub/IMG.JPG.xmp")
     assert layout.others(photo) == (str(root / "sub" / "IMG.xmp"),)
 
 
-def test_landmark_files_lie_beside_the_sidecar_or_nowhere(root: Path, tmp_path: Path) -> None:
+def test_landmark_files_lie_beside_the_sidecar(root: Path, tmp_path: Path) -> None:
     photo = str(root / "sub" / "IMG.JPG")
     beside = SidecarLayout(str(root)).landmark_file(photo)
     mirrored = SidecarLayout(str(root), tmp_path / "xmp").landmark_file(photo)
-    assert beside is not None
-    assert mirrored is not None
     assert beside.path == f"{photo}.faces.json"
     assert mirrored.path == str(tmp_path / "xmp/sub/IMG.JPG.faces.json")
-    assert SidecarLayout(str(root), None, "off").landmark_file(photo) is None
 
 
 def test_names_of_any_bytes(root: Path) -> None:

@@ -201,7 +201,6 @@ def test_remembered_photos_are_found_even_when_they_are_gone(library: Library) -
     assert list(remembered(library.layout, library.path("sub"))) == everything[1:]
     assert list(remembered(library.layout, library.path("sub/b.jpg"))) == everything[1:]
     assert list(remembered(library.layout, library.path("sub/absent.jpg"))) == []
-    assert list(remembered(SidecarLayout(str(library.root), None, "off"), str(library.root))) == []
     for path in everything:
         undo(path, library.layout)
     assert set(library.tree()) == {"sub/b.jpg"}
@@ -278,19 +277,6 @@ def test_a_bad_landmark_file_is_named_and_left_alone(library: Library) -> None:
             undo(library.path("a.jpg"), library.layout)
         assert library.writer().is_incomplete(library.path("a.jpg"))
         assert library.tree() == before
-
-
-def test_without_landmark_files_nothing_is_doubled(library: Library) -> None:
-    library.add("a.jpg")
-    library.layout = SidecarLayout(str(library.root), None, "off")
-    assert library.write("a.jpg", BOX) == 1
-    after = library.tree()
-    assert set(after) == {"a.jpg", "a.jpg.xmp"}
-    assert library.write("a.jpg", NEAR) == 1
-    assert library.tree() == after
-    assert not library.writer().is_incomplete(library.path("a.jpg"))
-    assert library.writer().recall(library.path("a.jpg"), library.photo("a.jpg").signature) is None
-    assert undo(library.path("a.jpg"), library.layout) is None
 
 
 def test_folders_of_their_own_respect_the_sidecar_beside_the_photo(library: Library, tmp_path: Path) -> None:
