@@ -11,6 +11,7 @@ import functools
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, tri
 
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
 from sidecar_faces.engine.onnx import check
-from sidecar_faces.engine.triton_memory import SharedArea
+from sidecar_faces.engine.triton_memory import CudaArea, SharedArea, cuda_area
 from sidecar_faces.engine.triton_settings import PATIENCE, PROBE_TIMEOUT_S, TritonSettings
 from sidecar_faces.errors import EngineUnavailableError, ModelError, PhotoFailedError, ToolFailedError
 
@@ -61,6 +62,8 @@ class TritonClient:
         self._turn = 0
         self._client: Any = None
         self._area: SharedArea | None = None
+        self._cuda: CudaArea | None = None
+        self._on_gpu: dict[str, bool] = {}
         self.sent = 0
         """Bytes of input tensors that went through the network."""
 
@@ -111,8 +114,9 @@ class TritonClient:
 
     def close(self) -> None:
         """Close the connection and let the server give shared memory back."""
-        if self._area is not None and self._client is not None:
-            self._area.close(self._client)
+        for area in (self._area, self._cuda):
+            if area is not None and self._client is not None:
+                area.close(self._client)
         self._drop()
 
     def _asked(self, question: Callable[[Any], T], model: str) -> T:
@@ -163,8 +167,7 @@ class TritonClient:
             for name, value in request.inputs.items()
         ]
         values = [np.ascontiguousarray(value) for value in request.inputs.values()]
-        area = self._area
-        if area is None or not area.place(client, inputs, values):
+        if not self._place(request.model, inputs, values):
             for tensor, value in zip(inputs, values, strict=True):
                 tensor.set_data_from_numpy(value)
             self.sent += sum(value.nbytes for value in values)
@@ -177,6 +180,21 @@ class TritonClient:
             **self._call(timeout),
         )
         return {name: _output(result, name) for name in request.outputs}
+
+    def _place(self, model: str, inputs: Sequence[Any], values: Sequence[NDArray[Any]]) -> bool:
+        """Into memory that the server shares, if there is any: the GPU's for a model that runs there."""
+        areas = [self._cuda if self._cuda is not None and self._runs_on_gpu(model) else None, self._area]
+        return any(area is not None and area.place(self._client, inputs, values) for area in areas)
+
+    def _runs_on_gpu(self, model: str) -> bool:
+        """A python model does not, wherever it is placed: its inputs are copied to main memory."""
+        if model not in self._on_gpu:
+            self._on_gpu[model] = False
+            with suppress(InferenceServerException):
+                config = self._client.get_model_config(model, **self._call()).config
+                kinds = {type(group).Kind.Name(group.kind) for group in config.instance_group}
+                self._on_gpu[model] = config.backend != "python" and kinds == {"KIND_GPU"}
+        return self._on_gpu[model]
 
     def _call(self, timeout: float = PROBE_TIMEOUT_S) -> dict[str, Any]:
         return {"client_timeout": timeout, "headers": self._headers()}
@@ -194,11 +212,14 @@ class TritonClient:
             )
             if self._settings.shared_memory and _is_here(self.url):
                 self._area = self._area or SharedArea()
+                self._cuda = self._cuda or cuda_area()
         return self._client
 
     def _drop(self) -> None:
-        if self._area is not None:
-            self._area.forget()
+        self._on_gpu = {}
+        for area in (self._area, self._cuda):
+            if area is not None:
+                area.forget()
         if self._client is not None:
             self._client.close()
             self._client = None
