@@ -75,12 +75,12 @@ def test_a_server_killed_in_mid_batch_loses_and_doubles_nothing(
     said: list[str] = []
     client = TritonClient(triton)
     remote = ProcessExecutor(engine, 2, 300, partial(open_worker, triton, way))
-    executor = FailoverExecutor(remote, client.is_well, said.append, patience=Patience(total=120))
+    executor = FailoverExecutor(remote, client.is_well, said.append, patience=Patience(total=300))
     flying = [executor.submit(Batch(tuple(many[i : i + 4]))) for i in range(0, len(many), 4)]
-    flying[0].result(120)
+    flying[0].result(300)  # under load, two processes take their time to start
     server.kill()
     restart()
-    results = [result for future in flying for result in future.result(240)]
+    results = [result for future in flying for result in future.result(300)]
     executor.close()
     client.close()
     assert [result.photo for result in results] == many
@@ -256,9 +256,9 @@ def test_auto_goes_on_locally_when_the_server_goes(
     chosen = plan(url_of(other_ports), engine="auto", triton_decode="server", workers=1, triton_timeout=5)
     said: list[str] = []
     executor = engines.make_executor(chosen, said.append)
-    first = executor.submit(Batch(tuple(many[:4]))).result(120)
+    first = executor.submit(Batch(tuple(many[:4]))).result(300)
     server.kill()
-    rest = executor.submit(Batch(tuple(many[4:12]))).result(120)
+    rest = executor.submit(Batch(tuple(many[4:12]))).result(300)
     executor.close()
     results: list[FaceResult] = [*first, *rest]
     assert all(result.failure is None and len(result.faces) == 1 for result in results)
