@@ -2,11 +2,13 @@
 
     python benchmarks/landmarks.py accuracy DATASET...   error by set, roll and point group; visibility
     python benchmarks/landmarks.py doubt DATASET...      what the landmarks' check of detections changes
+    python benchmarks/landmarks.py false DATASET...      the same over many views of photos, and held out
     python benchmarks/landmarks.py cost DATASET          ms per face beside CenterFace; share of the run time
 
 A DATASET is a folder with a gt.json: {"set": NAME, "items": [{"file", "faces": [[x, y, width, height], ...],
 "landmarks68": [[[x, y], ...], ...]}, ...]}. Errors are distances over that of the outer eye corners (iBUG 37
-and 46), in per cent. Boxes are the detector's own. What is timed alternates, in CPU time of one thread.
+and 46), in per cent. Boxes are the detector's own. What is timed alternates, in CPU time of one thread. For
+`false` a folder without a gt.json holds photos without a face.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks import false_detections
 from benchmarks.accuracy import LOWEST_SCORE, report, run, show
 from sidecar_faces.cli.engines import engine_settings
 from sidecar_faces.config import load
@@ -218,15 +221,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("accuracy", "doubt", "cost"))
+    parser.add_argument("what", choices=("accuracy", "doubt", "false", "cost"))
     parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
     parser.add_argument("--layout", choices=[n for n in LAYOUTS if n != "centerface-5"], default="fpenet-80")
     parser.add_argument("--min-score", type=float, default=0.5)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--without", default="", metavar="REGEX", help="photos that `false` leaves out, by name"
+    )
     options = parser.parse_args()
     settings = engine_settings(load({"landmark_layout": options.layout, "min_score": options.min_score}))
     if options.what == "doubt":
         doubt(options.datasets, settings, options.min_score)
+    if options.what == "false":
+        false_detections.run(options.datasets, settings, options.min_score, options.without)
     for dataset in options.datasets:
         if options.what == "accuracy":
             accuracy(dataset, LocalWorker(settings))

@@ -85,14 +85,14 @@ class Keypoints:
     """Keypoints of one face as a network gives them, k of them.
 
     `points` (k, 2) in pixels of the image given; `confidences` (k,) 0..1; `visible` (k,) probability that a
-    point can be seen, or (0,) where the network cannot tell; `agreement` 0..1: how well all this fits the box
-    and the detector's own points, by which the detection's score is multiplied.
+    point can be seen, or (0,) where the network cannot tell; `odds`: by which they multiply the odds that the
+    detection is a face, 0 where they contradict it, 1 where they say nothing.
     """
 
     points: DisplayedPoints
     confidences: Floats
     visible: Floats
-    agreement: float = 1.0
+    odds: float = 1.0
 
 
 class LandmarkEstimator(Protocol):

@@ -22,6 +22,11 @@ OCCLUDED, VISIBLE = 1, 2
 _SEEN = 0.5
 
 
+def weigh(score: float, odds: float) -> float:
+    """A score whose odds, score to (1 - score), are multiplied; `weigh(score, 1 / odds)` undoes it."""
+    return score * odds / max(1 - score + score * odds, np.finfo(np.float64).tiny)
+
+
 def stored_box(photo: Photo, box: Floats) -> StoredBox | None:
     """A box x1, y1, x2, y2 in displayed pixels as a stored one, clipped; None where it is outside."""
     x1, y1, x2, y2 = (float(value) for value in box)

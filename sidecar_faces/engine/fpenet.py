@@ -30,10 +30,12 @@ TOGETHER = 4
 _SMALLEST, _IBUG = 80, 68
 """Points of the smaller network; of the layout that all share."""
 _HALF_SURE, _STEEPNESS = 0.0082, 1.8
-_UNSEEN = 0.2
-"""Mean visibility of the 68 points below which a face is looked at again."""
-_CONFIDENT, _FILLED = (0.4, 0.65), (0.1, 0.3)
-"""From the second to the first a score sinks to 0: mean confidence of 68 points; their IoU with the box."""
+_UNSEEN = 0.3
+"""What is `seen` of a face below which it is looked at again."""
+_FILLED = (0.1, 0.3)
+"""IoU of the 68 points' box with the face's: from the second to the first a score sinks to 0."""
+_CLEAR, _WEIGHT, _EXTREMES = 0.8, 0.3, (0.02, 0.98)
+"""What `seen` says about a detection, see `odds`; fitted by `python -m benchmarks.landmarks false`."""
 INPUT, MAPS = "input_face_images", "conv_keypoints_m80"
 POINTS, PEAKS, VISIBILITY = "softargmax", "softargmax:1", "visibility"
 
@@ -162,23 +164,38 @@ class Fpenet:
 
         The weights were taught to see nothing in a face that stands on its head.
         """
-        unseen = [i for i, marks in enumerate(found) if marks.visible.size and _seen(marks) < _UNSEEN]
+        unseen = [i for i, marks in enumerate(found) if marks.visible.size and seen(marks.visible) < _UNSEEN]
         turned = [replace(faces[i], crop=faces[i].crop.upside_down()) for i in unseen]
-        better = {i: marks for i, marks in zip(unseen, self._look(turned), strict=True) if _seen(marks) > 0.5}
+        again = zip(unseen, self._look(turned), strict=True)
+        better = {i: marks for i, marks in again if seen(marks.visible) > _CLEAR}
         return [better.get(i, marks) for i, marks in enumerate(found)]
 
 
-def _seen(marks: Keypoints) -> float:
-    return float(marks.visible[:_IBUG].mean())
+def seen(visible: Floats) -> float:
+    """The visibility that a quarter of the 68 points reach: masks and dark glasses leave as many alone."""
+    return float(np.quantile(visible[:_IBUG], 0.75))
+
+
+def odds(visible: Floats) -> float:
+    """By how much the odds of a face change with what is seen of it; at most `MOST_ODDS`.
+
+    They are those of `seen` to a power, and 1 where that is `_CLEAR`: a logistic regression on the logits of
+    the detector's score and of `seen`.
+    """
+    share = min(max(seen(visible), _EXTREMES[0]), _EXTREMES[1])
+    return float((share / (1 - share) * (1 - _CLEAR) / _CLEAR) ** _WEIGHT)
+
+
+MOST_ODDS = odds(np.ones(_IBUG))
 
 
 def _keypoints(face: _Job, points: Floats, peaks: Floats, visibility: Floats | None = None) -> Keypoints:
     box, placed = face.box, face.crop.to_image(points)
     if visibility is None:  # NVIDIA's weights, whose peaks nobody has calibrated
         return Keypoints(DisplayedPoints(placed), peaks, np.empty(0), fit(box, placed))
-    sure = confidence(peaks)
-    agreement = fit(box, placed) * _ramp(float(sure[:_IBUG].mean()), *_CONFIDENT)
-    return Keypoints(DisplayedPoints(placed), sure, visibility, agreement)
+    return Keypoints(
+        DisplayedPoints(placed), confidence(peaks), visibility, fit(box, placed) * odds(visibility)
+    )
 
 
 def confidence(peaks: Floats) -> Floats:

@@ -188,8 +188,8 @@ class ClientSideWorker:
         self, pyramids: dict[int, Pyramid]
     ) -> dict[int, Prepared | PhotoFailedError | PhotoRefusedError]:
         """Look for faces in all photos, and decode those again that need it for their landmarks."""
-        detail, min_score = self._settings.detail, self._settings.min_score
-        found = search_batch(list(pyramids.values()), self._detector, detail, min_score)
+        detail, least = self._settings.detail, self._alone.promising
+        found = search_batch(list(pyramids.values()), self._detector, detail, least)
         prepared: dict[int, Prepared | PhotoFailedError | PhotoRefusedError] = {}
         for (index, pyramid), some in zip(pyramids.items(), found, strict=True):
             try:

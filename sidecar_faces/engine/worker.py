@@ -19,14 +19,14 @@ from sidecar_faces.engine.base import (
 )
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.detectors import detector_fingerprint, open_detector
-from sidecar_faces.engine.faces import landmarks, stored_box
-from sidecar_faces.engine.fpenet import open_estimator
+from sidecar_faces.engine.faces import landmarks, stored_box, weigh
+from sidecar_faces.engine.fpenet import MOST_ODDS, open_estimator
 from sidecar_faces.engine.onnx import fingerprint
 from sidecar_faces.engine.pyramid import Decode, Pyramid
 from sidecar_faces.engine.search import search
 from sidecar_faces.errors import EngineUnavailableError, PhotoFailedError, PhotoRefusedError
 
-_GENERATION = 1
+_GENERATION = 2
 """Raise it when faces would come out differently although no model and no setting changed."""
 FIVE_POINTS = "centerface-5"
 _LANDMARK_FACE = {"fast": 28, "normal": 56, "fine": 64}
@@ -84,6 +84,8 @@ class LocalWorker:
         self._decode = decode
         self._detector = detector or open_detector(settings)
         self._estimator = estimator or (open_estimator(settings) if settings.landmarks else None)
+        self.promising = weigh(settings.min_score, 1 / (MOST_ODDS if self._estimator else 1.0))
+        """Detector's score from which a face may be believed, once its landmarks are known."""
 
     def process(self, batch: Batch) -> tuple[FaceResult, ...]:
         """One result per photo, in the order of the batch; never raises for a bad photo."""
@@ -92,7 +94,7 @@ class LocalWorker:
     def faces(self, photo: Photo) -> tuple[Face, ...]:
         """The faces of one photo. Raises PhotoFailedError or PhotoRefusedError, and what the models raise."""
         pyramid = Pyramid(photo, self._decode)
-        found = search(pyramid, self._detector, self._settings.detail, self._settings.min_score)
+        found = search(pyramid, self._detector, self._settings.detail, self.promising)
         return self.finish(pyramid, found)
 
     def finish(self, pyramid: Pyramid, found: Detections) -> tuple[Face, ...]:
@@ -118,7 +120,7 @@ class LocalWorker:
         """Faces, best first; `estimates` are in pixels of the prepared image."""
         scale = some.scale()
         faces = [
-            Face(place, float(score) * one.agreement, _landmarks(some.photo, layout, one, scale))
+            Face(place, weigh(float(score), one.odds), _landmarks(some.photo, layout, one, scale))
             for place, score, one in zip(some.places, some.found.scores, estimates, strict=True)
         ]
         believed = [face for face in faces if face.score >= self._settings.min_score]
