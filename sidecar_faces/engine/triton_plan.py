@@ -14,7 +14,7 @@ from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.failover import FailoverExecutor, Patience
 from sidecar_faces.engine.triton import TritonClient
 from sidecar_faces.engine.triton_settings import TritonSettings
-from sidecar_faces.engine.triton_specs import REQUIRED
+from sidecar_faces.engine.triton_specs import LANDMARKS, REQUIRED
 from sidecar_faces.engine.triton_worker import Way, landmark_model, open_worker
 from sidecar_faces.engine.worker import joined_fingerprint
 from sidecar_faces.errors import ModelError
@@ -39,6 +39,8 @@ def look(
     client = TritonClient(triton)
     try:
         client.verify(REQUIRED)
+        if engine.landmarks:
+            client.verify((LANDMARKS[landmark_model(engine.layout)],))
         models = _models(client, engine)
         url = client.url
     finally:

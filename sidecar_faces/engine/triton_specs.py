@@ -75,5 +75,8 @@ OURS = (
     ModelSpec("faces_ensemble", (_JPEG,), (*_BOXES, *_MARKS, _SIZE, _ORIENTATION)),
 )
 
+LANDMARKS = {spec.name: spec for spec in (NVIDIA_FPENET, *OURS) if spec.name in ("fpenet", "fpenet104")}
+"""The landmark networks; what NVIDIA's lacks is not asked of a server either."""
+
 REQUIRED = tuple(spec for spec in OURS if spec.name in ("faces_detect", "faces_ensemble"))
-"""What our own client asks."""
+"""What our own client asks, whatever its settings."""

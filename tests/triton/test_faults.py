@@ -29,6 +29,7 @@ from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.failover import FailoverExecutor, Patience
 from sidecar_faces.engine.triton import Request, ServerUnavailableError, TritonClient
 from sidecar_faces.engine.triton_settings import TritonSettings
+from sidecar_faces.engine.triton_specs import LANDMARKS
 from sidecar_faces.engine.triton_worker import Way, open_worker
 from sidecar_faces.engine.worker import worker_fingerprint
 from sidecar_faces.errors import EngineUnavailableError, ModelError
@@ -270,5 +271,17 @@ def test_a_server_with_other_interfaces_is_refused_at_the_start(
 ) -> None:
     found = triton_plan.look(triton, engine, "server")
     assert found.way == "server"
+    assert triton_plan.look(triton, replace(engine, layout="fpenet-104"), "server").way == "server"
     with serving(ANSWERS["nothing"]) as url, pytest.raises(ModelError):
         triton_plan.look(TritonSettings((url,), attempts=1), engine, "server")
+
+
+def test_a_server_with_another_landmark_network_is_refused_where_that_is_asked(
+    triton: TritonSettings, engine: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = LANDMARKS["fpenet"]
+    color = replace(known.inputs[0], shape=(-1, 3, 80, 80))
+    monkeypatch.setitem(LANDMARKS, "fpenet", replace(known, inputs=(color,)))
+    with pytest.raises(ModelError, match=r"model 'fpenet'.* and not float32"):
+        triton_plan.look(triton, engine, "client")
+    assert triton_plan.look(triton, replace(engine, landmarks=""), "client").way == "client"
