@@ -1,5 +1,5 @@
-"""Memory that client and server share. No machine of ours has a GPU, so what CUDA would do is played here by
-main memory; what a server without a GPU says to it is said by the real one.
+"""Memory that client and server share. What CUDA does is played by main memory, as tests run without a GPU;
+what a server without one says to it is said by a real one.
 """
 
 from __future__ import annotations
