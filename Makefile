@@ -9,6 +9,9 @@ PHOTOS ?=
 ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 SERVER_VENV ?= .venv-server
+# Triton's wheel needs numpy < 2, which has no wheel for Python 3.13.
+SERVER_PYTHON ?= $(shell for p in $(PYTHON) python3.11 python3.12 python3.10; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 DEMO := demo-library
 
 .PHONY: setup server serve rescan test lint unit acceptance locks clean
@@ -28,7 +31,8 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml scripts/install-system.s
 server: $(SERVER_VENV)/.installed
 
 $(SERVER_VENV)/.installed: requirements/server.txt
-	$(PYTHON) -m venv $(SERVER_VENV)
+	@test -n "$(SERVER_PYTHON)" || { echo "Triton needs Python 3.10 to 3.12; none was found." >&2; exit 1; }
+	$(SERVER_PYTHON) -m venv $(SERVER_VENV)
 	$(SERVER_VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/server.txt
 	@touch $@
 
@@ -51,7 +55,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: setup server
+unit: setup $(if $(SERVER_PYTHON),server)
 	@sh scripts/install-system.sh $(PYTHON) test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore=tests/acceptance
 
