@@ -14,7 +14,7 @@ SERVER_PYTHON ?= $(shell for p in $(PYTHON) python3.11 python3.12 python3.10; do
 	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 DEMO := demo-library
 
-.PHONY: setup server serve rescan test lint unit acceptance locks clean
+.PHONY: setup server serve rescan test lint unit acceptance locks lowest clean
 
 setup: $(VENV)/.installed
 	@$(BIN)/sidecar-faces models install
@@ -73,5 +73,11 @@ locks:
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
 		requirements/server.in -o requirements/server.txt
 
-clean:
-	rm -rf $(VENV) $(SERVER_VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+# The tests with the oldest versions that pyproject.toml admits (needs uv, as `locks` does).
+lowest:
+	uv venv --quiet --python 3.10 .venv-lowest
+	uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable . --group test 'pip>=24'
+	.venv-lowest/bin/sidecar-faces models install
+	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) --ignore=tests/acceptance --ignore=tests/daemon --ignore=tests/triton
+
+	rm -rf $(VENV) $(SERVER_VENV) .venv-lowest $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis

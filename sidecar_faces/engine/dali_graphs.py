@@ -7,14 +7,21 @@ differ between its versions.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from nvidia.dali import Pipeline, fn, math, types
 
-__all__ = ["Pipeline", "facenet_preprocess", "faces_decode", "fpenet_preprocess", "reduced"]
+__all__ = ["Pipeline", "decode_image", "facenet_preprocess", "faces_decode", "fpenet_preprocess", "reduced"]
 
 Node = Any
 """An edge of a graph."""
+
+_IS_TOLD = "adjust_orientation" in signature(fn.decoders.image).parameters
+decode_image = (fn.decoders if _IS_TOLD else fn.experimental.decoders).image
+"""The decoder that takes `adjust_orientation`: up to DALI 2.1, which Triton's containers of 2025 hold, the
+experimental one.
+"""
 
 _NETWORK_WIDTH, _NETWORK_HEIGHT = 736, 416
 _CROP = 80
@@ -24,7 +31,7 @@ _ENLARGE = 1.25
 def facenet_preprocess(device: str) -> tuple[Node, Node]:
     """`input_image_data` (encoded) to `input_1` (3, 416, 736) 0..1 and the upright height, width, 3."""
     encoded = fn.external_source(name="input_image_data", device="cpu", dtype=types.UINT8, ndim=1)
-    images = fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=True)
+    images = decode_image(encoded, device=device, output_type=types.RGB, adjust_orientation=True)
     sizes = images.shape(dtype=types.INT64)
     stretched = _resized(images, size=[_NETWORK_HEIGHT, _NETWORK_WIDTH])
     planes = fn.transpose(stretched, perm=[2, 0, 1])
@@ -42,7 +49,7 @@ def fpenet_preprocess(device: str) -> Node:
     boxes = fn.cast(
         fn.external_source(name="true_boxes", device="cpu", dtype=types.INT32, ndim=1), dtype=types.FLOAT
     )
-    images = fn.decoders.image(encoded, device=device, output_type=types.GRAY, adjust_orientation=True)
+    images = decode_image(encoded, device=device, output_type=types.GRAY, adjust_orientation=True)
     half = math.max(boxes[2] - boxes[0], boxes[3] - boxes[1]) * (_ENLARGE / 2)
     x, y = (boxes[0] + boxes[2]) / 2.0, (boxes[1] + boxes[3]) / 2.0
     crops = fn.resize(
@@ -92,7 +99,7 @@ def _reduced(images: Node, factor: Node) -> tuple[Node, Node]:
 
 def _decoded(device: str) -> Node:
     encoded = fn.external_source(name="image_data", device="cpu", dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    return decode_image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 
 
 def _resized(images: Node, size: Node) -> Node:

@@ -19,6 +19,7 @@ from sidecar_faces.core.coco import CocoWriter, category, keypoint_names, skelet
 from sidecar_faces.core.frames import Size, StoredBox
 from sidecar_faces.core.landmarks import LAYOUTS
 from sidecar_faces.core.types import Landmarks
+from sidecar_faces.engine.dali_graphs import decode_image
 
 Face = tuple[StoredBox, float, Landmarks | None]
 
@@ -143,7 +144,7 @@ def test_dali_reads_it_with_its_photos(tmp_path: Path) -> None:
         photos, boxes, labels, ids = fn.readers.coco(
             file_root=str(tmp_path), annotations_file=str(file), ltrb=False, image_ids=True, skip_empty=False
         )
-        return fn.decoders.image(photos, device="cpu", adjust_orientation=False), boxes, labels, ids
+        return decode_image(photos, device="cpu", adjust_orientation=False), boxes, labels, ids
 
     made = pipeline()
     made.build()

@@ -58,7 +58,7 @@ def test_decoding_agrees_with_the_slow_reference(
     offset = rng.normal(0, 0.5, (2, height, width)).astype(np.float32)
     points = rng.normal(0.5, 0.3, (10, height, width)).astype(np.float32)
     found = decode(heat, scale, offset, points, min_score)
-    expected = decode_slowly(heat, scale, offset, points, min_score)
+    expected = decode_slowly(heat, scale, offset, points, float(np.float32(min_score)))
     assert np.allclose(found.scores, [score for score, _, _ in expected])
     assert np.allclose(found.boxes, np.reshape([box for _, box, _ in expected], (-1, 4)), atol=1e-3)
     assert np.allclose(found.points, np.reshape([marks for _, _, marks in expected], (-1, 5, 2)), atol=1e-3)
