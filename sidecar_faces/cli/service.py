@@ -23,7 +23,7 @@ from sidecar_faces.log import printable
 _UNIT, _TRITON_UNIT = "sidecar-faces.service", "sidecar-faces-triton.service"
 _SYSTEM_FOLDER = "/etc/systemd/system"
 _SYSTEM_STATE = "/var/lib/sidecar-faces"
-_HOMES = ("/home", "/root", "/run/user")
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - hidden from the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _system_unit(roots: list[str], settings: Settings, app: App, run_as: str | N
         "ReadWritePaths": _words([*roots, *_elsewhere(settings)]),
     }
     text = _filled(_template(_UNIT), values)
-    text = _with_homes(text, _program_folders(app), [*roots, *_elsewhere(settings)])
+    text = _with_seen(text, _program_folders(app), [*roots, *_elsewhere(settings)])
     return _Unit(os.path.join(_SYSTEM_FOLDER, _UNIT), text, user, is_system=True)
 
 
@@ -100,7 +100,7 @@ def _triton_unit(user: str, settings: Settings, app: App) -> _Unit:
     folders = _program_folders(app)
     if python := settings.server_python:
         folders |= {_prefix_of(str(Path(file).parents[1])) for file in (python, os.path.realpath(python))}
-    text = _with_homes(_filled(_template(_TRITON_UNIT), values), folders)
+    text = _with_seen(_filled(_template(_TRITON_UNIT), values), folders)
     return _Unit(os.path.join(_SYSTEM_FOLDER, _TRITON_UNIT), text, user, is_system=True)
 
 
@@ -111,9 +111,9 @@ def _program_folders(app: App) -> set[str]:
     return own | {str(file.resolve())} if file else own
 
 
-def _with_homes(text: str, read: Iterable[str], write: Iterable[str] = ()) -> str:
-    """Homes are out of sight, except for what of these lies in them."""
-    read, write = sorted(filter(_is_at_home, read)), list(filter(_is_at_home, write))
+def _with_seen(text: str, read: Iterable[str], write: Iterable[str] = ()) -> str:
+    """Homes and temporary folders are out of sight, except for what of these lies in them."""
+    read, write = sorted(filter(_is_hidden, read)), list(filter(_is_hidden, write))
     if not read and not write:
         return text
     lines = ["ProtectHome=tmpfs"]
@@ -199,8 +199,8 @@ def _elsewhere(settings: Settings) -> list[str]:
     return places + ([os.path.dirname(settings.metrics)] if settings.metrics.endswith(".prom") else [])
 
 
-def _is_at_home(path: str) -> bool:
-    return any(path == home or path.startswith(home + "/") for home in _HOMES)
+def _is_hidden(path: str) -> bool:
+    return any(path == hidden or path.startswith(hidden + "/") for hidden in _HIDDEN)
 
 
 def _prefix_of(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,33 +78,29 @@ def machine(tmp_path_factory: pytest.TempPathFactory, portrait_jpeg: bytes) -> I
     if os.geteuid() != 0 or shutil.which("systemd-nspawn") is None:
         pytest.skip("needs root and systemd-nspawn (Debian's systemd-container)")
     work = tmp_path_factory.mktemp("machine")
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", work], check=True)
     upper, other, merged = (work / name for name in ("upper", "work", "merged"))
-    for path in (upper, other, merged):
-        path.mkdir()
     options = f"lowerdir=/,upperdir={upper},workdir={other}"
-    mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=False)
     try:
-        if mounted.returncode:
-            pytest.skip("no overlay file system can be mounted here")
+        _mount("tmpfs", "rw", work)
+        for path in (upper, other, merged):
+            path.mkdir()
+        _mount("overlay", options, merged)
         with tempfile.TemporaryFile() as log:
             yield from _running(merged, log, portrait_jpeg)
     finally:
-        subprocess.run(["umount", "--recursive", work], check=False)
+        subprocess.run(["umount", "--quiet", "--recursive", work], check=False)
+
+
+def _mount(kind: str, options: str, folder: Path) -> None:
+    command = ["mount", "-t", kind, "-o", options, kind, str(folder)]
+    if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"no {kind} can be mounted here: {done.stderr}")
 
 
 def _running(folder: Path, log: IO[bytes], photo: bytes) -> Iterator[Machine]:
     booted = _boot(folder, log)
     try:
-        parent, pause, deadline = psutil.Process(booted.pid), threading.Event(), time.monotonic() + 60
-        while not (inside := [p.pid for p in parent.children()]) and booted.poll() is None:
-            assert time.monotonic() < deadline
-            pause.wait(0.1)
-        if not inside:
-            log.seek(0)
-            pytest.skip(f"systemd cannot be booted in a container here: {log.read().decode()}")
-        machine = Machine(inside[0])
-        machine.until(lambda: _state(machine) in ("running", "degraded"))
+        machine = _machine(booted, log)
         machine("useradd", "--create-home", "--uid", "1500", "anna")
         machine("install", "--directory", "--owner=anna", "/srv/photos", "/home/anna/Photos")
         machine.photo("/srv/photos/first.jpg", photo)
@@ -114,6 +111,26 @@ def _running(folder: Path, log: IO[bytes], photo: bytes) -> Iterator[Machine]:
         with suppress(ProcessLookupError):
             booted.kill()
         booted.wait()
+
+
+def _machine(booted: subprocess.Popen[bytes], log: IO[bytes]) -> Machine:
+    """The container, once its systemd is up."""
+    parent, pause, deadline = psutil.Process(booted.pid), threading.Event(), time.monotonic() + 90
+    while booted.poll() is None and time.monotonic() < deadline:
+        for child in parent.children():
+            if _is_first(child.pid) and _state(machine := Machine(child.pid)) in ("running", "degraded"):
+                return machine
+        pause.wait(0.2)
+    log.seek(0)
+    pytest.skip(f"systemd cannot be booted in a container here: {log.read().decode(errors='replace')}")
+
+
+def _is_first(pid: int) -> bool:
+    """Whether it is number 1 of a namespace of its own: nspawn has helpers that are not inside."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE) is not None
+    return False
 
 
 def _state(machine: Machine) -> str:
