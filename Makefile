@@ -9,8 +9,9 @@ PHOTOS ?=
 ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 SERVER_VENV ?= .venv-server
-# Triton's wheel needs numpy < 2, which has no wheel for Python 3.13.
-SERVER_PYTHON ?= $(shell for p in $(PYTHON) python3.11 python3.12 python3.10; do \
+# Triton's wheel needs numpy < 2, which has no wheel for Python 3.13; with 3.10 it would get another ONNX Runtime than
+# the rest has, and faces at the edge of a decision could come out differently.
+SERVER_PYTHON ?= $(shell for p in python3.11 python3.12 $(PYTHON) python3.10; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 DEMO := demo-library
 
