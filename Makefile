@@ -81,4 +81,5 @@ lowest:
 	.venv-lowest/bin/sidecar-faces models install
 	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) --ignore=tests/acceptance --ignore=tests/daemon --ignore=tests/triton
 
+clean:
 	rm -rf $(VENV) $(SERVER_VENV) .venv-lowest $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
