@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from sidecar_faces.engine.onnx import NO_TELEMETRY
 from sidecar_faces.errors import ToolFailedError, ToolMissingError
 
 _LOOK = """
 import json, os, sys, sysconfig
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime, pytriton
 print(json.dumps({"triton": os.path.join(os.path.dirname(pytriton.__file__), "tritonserver"),
     "site": sysconfig.get_path("purelib"), "lib": sysconfig.get_config_var("LIBDIR"), "bin":
@@ -64,7 +64,14 @@ class ServerSettings:
 def find(python: str) -> Installation:
     """Look into the environment of an interpreter. Raises ToolMissingError."""
     try:
-        said = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=False, timeout=60)
+        said = subprocess.run(
+            [python, "-c", _LOOK],
+            env={**os.environ, NO_TELEMETRY: "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolMissingError(f"{python}: cannot be run ({error}); {_HINT}.") from None
     if said.returncode:
@@ -122,7 +129,7 @@ def environment(installation: Installation) -> dict[str, str]:
         **{name: os.environ[name] for name in kept if name in os.environ},
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         "PATH": os.pathsep.join([str(installation.bin), os.defpath]),
-        "ORT_DISABLE_TELEMETRY": "1",
+        NO_TELEMETRY: "1",
     }
 
 

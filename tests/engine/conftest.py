@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from sidecar_faces.cli.engines import engine_settings
 from sidecar_faces.config import load
 from sidecar_faces.core.types import Photo
 from sidecar_faces.engine.base import EngineSettings
+from sidecar_faces.engine.fpenet import Fpenet, open_estimator
 from sidecar_faces.library.probe import Limits, probe
 from sidecar_faces.models import install
 
@@ -25,6 +28,17 @@ def engine() -> EngineSettings:
     folder = load({}).models_dir
     install(folder)
     return EngineSettings(str(folder))
+
+
+@pytest.fixture(scope="module")
+def settings(engine: EngineSettings) -> EngineSettings:
+    """As the command line makes them."""
+    return replace(engine_settings(load({})), models=engine.models)
+
+
+@pytest.fixture(scope="module")
+def estimator(settings: EngineSettings) -> Fpenet:
+    return open_estimator(settings)
 
 
 @pytest.fixture

@@ -24,30 +24,18 @@ from benchmarks.false_detections import (
     regression,
     shown,
 )
-from sidecar_faces.cli.engines import engine_settings
-from sidecar_faces.config import load
 from sidecar_faces.core.frames import Floats
 from sidecar_faces.core.types import Face
 from sidecar_faces.engine.base import Detections, EngineSettings, Keypoints
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.engine.detectors import open_detector
 from sidecar_faces.engine.faces import weigh
-from sidecar_faces.engine.fpenet import MOST_ODDS, Fpenet, odds, open_estimator, seen
+from sidecar_faces.engine.fpenet import MOST_ODDS, Fpenet, odds, seen
 from sidecar_faces.engine.pyramid import Pyramid
 from sidecar_faces.engine.worker import LocalWorker
 from sidecar_faces.library.probe import Limits, probe
 
 shares = st.floats(0, 1)
-
-
-@pytest.fixture(scope="module")
-def settings(engine: EngineSettings) -> EngineSettings:
-    return replace(engine_settings(load({})), models=engine.models)
-
-
-@pytest.fixture(scope="module")
-def estimator(settings: EngineSettings) -> Fpenet:
-    return open_estimator(settings)
 
 
 @pytest.fixture(scope="module")

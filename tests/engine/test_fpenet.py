@@ -35,17 +35,6 @@ EYES, MOUTH, NOSE_TIP = (range(36, 42), range(42, 48)), range(48, 68), 30
 UPRIGHT = np.empty((0, 2))
 
 
-@pytest.fixture(scope="module")
-def settings(engine: EngineSettings) -> EngineSettings:
-    """As the command line makes them."""
-    return replace(engine_settings(load({})), models=engine.models)
-
-
-@pytest.fixture(scope="module")
-def estimator(settings: EngineSettings) -> Fpenet:
-    return open_estimator(settings)
-
-
 Detect = Callable[[Image.Image], Detections]
 
 
