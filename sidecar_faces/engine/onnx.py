@@ -16,8 +16,8 @@ from sidecar_faces.errors import ModelError
 
 CPU = "CPUExecutionProvider"
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
-"""From 1.2x on, ONNX Runtime reports to its maker, and keeps an identifier of the machine, unless this is set
-before it is loaded; its function that switches reports off comes too late for the identifier.
+"""ONNX Runtime 1.32 (1.23 did not) reports to its maker and keeps an identifier of the machine, unless this
+is set before it is loaded; its function that switches reports off comes too late for the identifier.
 """
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 
