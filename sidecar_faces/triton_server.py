@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from sidecar_faces.engine.onnx import NO_TELEMETRY
 from sidecar_faces.errors import ToolFailedError, ToolMissingError
 
 _LOOK = """
@@ -29,6 +28,8 @@ print(json.dumps({"triton": os.path.join(os.path.dirname(pytriton.__file__), "tr
 """
 # not setpriv, which asks for more than our unit grants; not preexec_fn, which is for programs of one thread
 _TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""See engine/onnx, which this room may not import."""
 _HINT = (
     "install the `server` extra (pip install 'sidecar-faces[server]') or name its Python with --server-python"
 )
@@ -66,7 +67,7 @@ def find(python: str) -> Installation:
     try:
         said = subprocess.run(
             [python, "-c", _LOOK],
-            env={**os.environ, NO_TELEMETRY: "1"},
+            env={**os.environ, _NO_TELEMETRY: "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -129,7 +130,7 @@ def environment(installation: Installation) -> dict[str, str]:
         **{name: os.environ[name] for name in kept if name in os.environ},
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         "PATH": os.pathsep.join([str(installation.bin), os.defpath]),
-        NO_TELEMETRY: "1",
+        _NO_TELEMETRY: "1",
     }
 
 
