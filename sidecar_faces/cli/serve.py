@@ -22,6 +22,7 @@ from sidecar_faces.cli.common import App
 from sidecar_faces.config import Settings
 from sidecar_faces.daemon.notify import Notifier
 from sidecar_faces.engine.detectors import FACEDETECT
+from sidecar_faces.engine.onnx import CPU, CUDA
 from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.errors import ConfigError, LockedError
 from sidecar_faces.models import require
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 _MOST_INSTANCES = 4
 
 
@@ -71,7 +70,9 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 )
 @click.option("--detector", type=click.Choice(["centerface", "facedetect"]), help="Network that finds faces.")
 @click.option(
-    "--gpu", is_flag=True, help="Run the networks on the GPU (needs onnxruntime-gpu beside Triton)."
+    "--gpu",
+    is_flag=True,
+    help="Run the networks on the GPU (needs onnxruntime-gpu[cuda,cudnn] beside Triton).",
 )
 @click.option("--server-python", metavar="FILE", help="Python of the environment with the `server` extra.")
 @click.option(
@@ -130,7 +131,7 @@ def serve(
         )
 
 
-def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] = (_CPU,)) -> Composition:
+def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] = (CPU,)) -> Composition:
     from sidecar_faces.triton_repository import Composition  # noqa: PLC0415
 
     centerface = require(settings.models_dir, "centerface")
@@ -140,7 +141,7 @@ def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] 
     facedetect = settings.models_dir / FACEDETECT
     if facedetect.is_file():
         weights["facenet"] = facedetect
-    instances = 1 if _CUDA in providers else min(len(os.sched_getaffinity(0)), _MOST_INSTANCES)
+    instances = 1 if CUDA in providers else min(len(os.sched_getaffinity(0)), _MOST_INSTANCES)
     return Composition(
         weights,
         settings.detector,
@@ -153,9 +154,9 @@ def _composition(settings: Settings, *, local: bool, providers: tuple[str, ...] 
 
 
 def _providers(available: tuple[str, ...], *, gpu: bool) -> tuple[str, ...]:
-    if gpu and _CUDA not in available:
-        raise ConfigError(f"--gpu: ONNX Runtime beside Triton offers {', '.join(available)} and not {_CUDA}.")
-    return (_CUDA, _CPU) if gpu else (_CPU,)
+    if gpu and CUDA not in available:
+        raise ConfigError(f"--gpu: ONNX Runtime beside Triton offers {', '.join(available)} and not {CUDA}.")
+    return (CUDA, CPU) if gpu else (CPU,)
 
 
 def _reachable(address: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
 from sidecar_faces.errors import ModelError
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 """ONNX Runtime 1.32 (1.23 did not) reports to its maker and keeps an identifier of the machine, unless this
 is set before it is loaded; its function that switches reports off comes too late for the identifier.
@@ -28,7 +28,7 @@ class Session:
     `threads`: how many one inference may use; a worker process has one, as many processes scale better.
     Memory is bounded by the largest tensors of one inference: shapes vary from photo to photo, and without
     memory patterns, which would be kept per shape, all of them share one arena. Raises ModelError where the
-    file is absent, no model, or has another interface than `spec`.
+    file is absent, no model, or has another interface than `spec`, or the first provider cannot be had.
     """
 
     def __init__(
@@ -43,10 +43,17 @@ class Session:
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the machine is shared
         options.log_severity_level = 3
+        if providers[0] == CUDA and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # those that came as wheels, which the loader does not look for
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime raises types of its own, one per status code
             raise ModelError(f"{path}: is not a model that ONNX Runtime can load ({error}).") from None
+        if providers[0] not in self._session.get_providers():  # ONNX Runtime goes on with the next one
+            raise ModelError(
+                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot use {providers[0]} here; install"
+                " 'onnxruntime-gpu[cuda,cudnn]' instead of onnxruntime, and look at its messages above."
+            )
         check(spec, interface(self._session, spec.name), path)
         self._input = spec.inputs[0].name
         self._outputs = [output.name for output in spec.outputs]
