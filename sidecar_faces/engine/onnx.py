@@ -46,7 +46,7 @@ class Session:
         if providers[0] == CUDA and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # those that came as wheels, which the loader does not look for
         try:
-            self._session: Any = onnxruntime.InferenceSession(path, options, providers=list(providers))
+            self._session: Any = onnxruntime.InferenceSession(path, options, providers=_configured(providers))
         except Exception as error:  # ONNX Runtime raises types of its own, one per status code
             raise ModelError(f"{path}: is not a model that ONNX Runtime can load ({error}).") from None
         if providers[0] not in self._session.get_providers():  # ONNX Runtime goes on with the next one
@@ -55,13 +55,31 @@ class Session:
                 " 'onnxruntime-gpu[cuda,cudnn]' instead of onnxruntime, and look at its messages above."
             )
         check(spec, interface(self._session, spec.name), path)
+        self._pads = providers[0] == CUDA
         self._input = spec.inputs[0].name
         self._outputs = [output.name for output in spec.outputs]
 
     def __call__(self, tensor: NDArray[np.generic], only: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """The outputs for the one input: those named, else all, in the order of the spec."""
-        outputs: list[NDArray[Any]] = self._session.run(only or self._outputs, {self._input: tensor})
-        return outputs
+        given = padded(tensor) if self._pads else tensor
+        outputs: list[NDArray[Any]] = self._session.run(only or self._outputs, {self._input: given})
+        return [output[: len(tensor)] for output in outputs]
+
+
+def padded(tensor: NDArray[np.generic]) -> NDArray[np.generic]:
+    """With rows of zeros up to the next power of two. For each shape that is new to it, ONNX Runtime plans
+    all convolutions anew on a GPU, which took CenterFace a second on an H100: there shall be few.
+    """
+    missing = (1 << max(len(tensor) - 1, 0).bit_length()) - len(tensor)
+    return np.concatenate([tensor, np.zeros((missing, *tensor.shape[1:]), tensor.dtype)])
+
+
+def _configured(providers: Sequence[str]) -> list[Any]:
+    """With options: CUDA would otherwise try every way to convolve each new shape, and round inputs to 10
+    bits.
+    """
+    options = {CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
+    return [(name, options.get(name, {})) for name in providers]
 
 
 def require_file(path: str) -> None:
