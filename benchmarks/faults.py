@@ -206,12 +206,23 @@ def _check_person(data: bytes, counts: Counts) -> None:
 # --- a person's save at the same moment ------------------------------------------------------------------
 
 
-def races(count: int, folder: Path, *, with_exchange: bool = True) -> tuple[Counts, int, int]:
-    """Write `count` times while another process saves the same sidecar as fast as it can.
+@dataclass
+class Races:
+    """What went wrong, and out of how many.
 
-    Returns what went wrong, the saves of the person that were acknowledged, and our writes that gave up (they
-    are reported and tried again by the next run; nothing of them stands).
+    `saves` of the person that were acknowledged; `unseen`, those that were out of sight for a moment, until
+    ours was out of their place; `gave_up`, our writes that did (they are reported and tried again by the next
+    run; nothing of them stands).
     """
+
+    counts: Counts
+    saves: int
+    unseen: int
+    gave_up: int
+
+
+def races(count: int, folder: Path, *, with_exchange: bool = True) -> Races:
+    """Write `count` times while another process saves the same sidecar as fast as it can."""
     folder.mkdir(exist_ok=True)
     layout, counts = _library(folder, create=False), Counts()
     path, place = str(folder / "a.jpg"), folder / "a.jpg.xmp"
@@ -224,7 +235,7 @@ def races(count: int, folder: Path, *, with_exchange: bool = True) -> tuple[Coun
                 writer.write(result)
             except SidecarConflictError:
                 gave_up += 1
-        saves, counts.lost = _end(person)
+        saves, unseen, counts.lost = _end(person)
         data = place.read_bytes()
         counts.lost += f"<rdf:li>{saves}</rdf:li>".encode() not in data
         try:
@@ -233,7 +244,7 @@ def races(count: int, folder: Path, *, with_exchange: bool = True) -> tuple[Coun
             writer.write(result_for(path, *LAST))
         except SidecarError:
             counts.torn += 1
-    return counts, saves, gave_up
+    return Races(counts, saves, unseen, gave_up)
 
 
 @contextmanager
@@ -248,33 +259,41 @@ def _person(sidecar: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def _end(person: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Ask the person to stop; how many saves they were told to be done, and how many they found missing."""
+def _end(person: subprocess.Popen[bytes]) -> tuple[int, int, int]:
+    """Ask the person to stop; how many saves were acknowledged, how many of them they did not see at once,
+    and how many never.
+    """
     output, _ = person.communicate(b"stop", timeout=60)
-    saves, lost = output.split()
-    return int(saves), int(lost)
+    saves, unseen, lost = map(int, output.split())
+    return saves, unseen, lost
 
 
 _PERSON_PROGRAM = r"""
-import os, random, re, select, sys
+import os, random, re, select, sys, time
 # Counts in a keyword: reads the sidecar, looks whether the last save stands, adds one, saves by rename.
-path, number, lost, turn = sys.argv[1], 0, 0, random.Random(1)
+path, number, unseen, lost, turn = sys.argv[1], 0, 0, 0, random.Random(1)
+def look():
+    with open(path, "rb") as file:
+        data = file.read()
+    return data, int(re.search(rb"<rdf:li>(\d+)</rdf:li></rdf:Bag></dc:subject>", data)[1])
 print(".", end="", flush=True)
 while not select.select([0], [], [], turn.choice([0, 0.0005, 0.002, 0.008]))[0]:
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data, stands = look()
+        if stands != number:
+            unseen += 1
+            time.sleep(0.2)
+            data, stands = look()
+            lost += stands != number
     except FileNotFoundError:
         continue  # the moment in which a file system without exchange has none
-    stands = int(re.search(rb"<rdf:li>(\d+)</rdf:li></rdf:Bag></dc:subject>", data)[1])
-    lost += stands != number
     keyword = b"<rdf:li>%d</rdf:li></rdf:Bag></dc:"
     new = data.replace(keyword % stands, keyword % (number + 1))
     with open(path + ".person", "wb") as file:
         file.write(new)
     os.replace(path + ".person", path)
     number += 1
-print(number, lost)
+print(number, unseen, lost)
 """
 
 
@@ -293,13 +312,14 @@ def main() -> None:
         clean = counts.is_clean()
         for with_exchange in (True, False):
             started = time.perf_counter()
-            counts, saves, gave_up = races(words.races, Path(name) / "race", with_exchange=with_exchange)
+            race = races(words.races, Path(name) / "race", with_exchange=with_exchange)
             how = "with exchange" if with_exchange else "without exchange"
             print(
-                f"{words.races} writes against {saves} saves {how} in {time.perf_counter() - started:.0f} s, "
-                f"{gave_up} gave up: {counts}"
+                f"{words.races} writes against {race.saves} saves {how} in "
+                f"{time.perf_counter() - started:.0f} s, {race.gave_up} gave up, "
+                f"{race.unseen} saves out of sight for a moment: {race.counts}"
             )
-            clean = clean and counts.is_clean()
+            clean = clean and race.counts.is_clean()
     sys.exit(0 if clean else 1)
 
 

@@ -232,10 +232,10 @@ class Folder:
             raise ChangedError(name) from None
 
     def _place(self, temp: str, name: str, expected: Snapshot) -> None:
-        ours = self._identity(temp)
+        ours, wanted = self._identity(temp), _identity(expected.status)
         try:
             # what is seen to have changed now need not be exchanged and put back, in anybody's sight
-            if self._identity(name) != _identity(expected.status):
+            if self._identity(name) != wanted:
                 raise ChangedError(name)
             rename(self.fd, temp, name, _EXCHANGE)
         except FileNotFoundError:
@@ -244,23 +244,26 @@ class Folder:
             if error.errno not in _UNSUPPORTED:
                 raise
             return self._place_without_exchange(temp, name, expected)
-        if not self._is(temp, expected):
-            self._put_back(temp, name, ours)
+        # the quick look first: until a newer save is back in its place, others see one that is older than it
+        found = self._identity(temp)
+        if found != wanted or not self._is(temp, expected):
+            self._put_back(temp, name, ours, found)
             raise ChangedError(name)
         os.unlink(temp, dir_fd=self.fd)
         return None
 
-    def _put_back(self, temp: str, name: str, placed: tuple[int, ...]) -> None:
-        """Exchange until what comes out is what was put there before it: then the newest save stands."""
+    def _put_back(self, temp: str, name: str, placed: tuple[int, ...], going: tuple[int, ...]) -> None:
+        """Exchange until what comes out is what was put there before it (`placed` by us, then `going`): then
+        the newest save stands.
+        """
         while True:
-            going = self._identity(temp)
             try:
                 rename(self.fd, temp, name, _EXCHANGE)
             except FileNotFoundError:  # ours was deleted meanwhile
                 return rename(self.fd, temp, name, _NOREPLACE)
-            if self._identity(temp) == placed:
+            if (found := self._identity(temp)) == placed:
                 return None
-            placed = going  # somebody saved over it: that save is newer than the one just put back
+            placed, going = going, found  # somebody saved over it: newer than the one just put back
 
     def _identity(self, name: str) -> tuple[int, ...]:
         return _identity(os.lstat(name, dir_fd=self.fd))
