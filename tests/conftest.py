@@ -19,6 +19,13 @@ def shared_datasets() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What shares a server runs in one process: a new pytest can lose that, and nothing would say so."""
+    if getattr(session.config.option, "loadgroup", False):
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        assert all("@" in item.nodeid for item in grouped), "pytest-xdist does not group tests"
+
+
 @pytest.fixture(scope="session")
 def datasets() -> Path:
     folder = shared_datasets()

@@ -129,7 +129,8 @@ class Run:
         self.out = Path(args.out) if args.out else s.work / "run"
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.half = self.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        # not on a CPU, where compiled bfloat16 learned nothing: its gradients have a cosine of .7 with float32's
+        self.half = self.device.type == "cuda"
         torch.manual_seed(self.seed)
         self.net = Fpenet(POINTS, s.section("model")).to(self.device)
         self.opt = torch.optim.AdamW(
