@@ -129,7 +129,7 @@ class Run:
         self.out = Path(args.out) if args.out else s.work / "run"
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # not on a CPU, where compiled bfloat16 learned nothing: its gradients have a cosine of .7 with float32's
+        # compiled bfloat16 learned nothing on a CPU: its gradients have a cosine of .7 with those of float32
         self.half = self.device.type == "cuda"
         torch.manual_seed(self.seed)
         self.net = Fpenet(POINTS, s.section("model")).to(self.device)
