@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GROUP = pytest.mark.xdist_group("triton")  # one process runs them all: the machine holds one server
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at them, also where this folder is named
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
