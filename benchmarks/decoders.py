@@ -18,11 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from nvidia.dali import fn, types
 
 from benchmarks.engines import batches, make_photos
 from sidecar_faces.core.types import Photo
-from sidecar_faces.engine.dali_graphs import Pipeline, decode_image
+from sidecar_faces.engine.dali_graphs import Pipeline, decoded
 from sidecar_faces.engine.decode_dali import BATCH, DaliDecoder, has_gpu
 from sidecar_faces.engine.passes import views
 from sidecar_faces.engine.triton_worker import BatchDecoder, PillowDecoder
@@ -56,9 +55,7 @@ def whole(device: int | None) -> Way:
     """Every pixel, and nothing else."""
     pipeline = Pipeline(batch_size=BATCH, num_threads=2, device_id=device, prefetch_queue_depth=1)
     with pipeline:
-        encoded = fn.external_source(name="image_data", device="cpu", dtype=types.UINT8, ndim=1)
-        where = "cpu" if device is None else "mixed"
-        images = decode_image(encoded, device=where, output_type=types.RGB, adjust_orientation=False)
+        images = decoded("cpu" if device is None else "mixed")
         pipeline.set_outputs(images, images.shape())
     pipeline.build()
 

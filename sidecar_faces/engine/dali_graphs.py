@@ -12,7 +12,15 @@ from typing import Any
 
 from nvidia.dali import Pipeline, fn, math, types
 
-__all__ = ["Pipeline", "decode_image", "facenet_preprocess", "faces_decode", "fpenet_preprocess", "reduced"]
+__all__ = [
+    "Pipeline",
+    "decode_image",
+    "decoded",
+    "facenet_preprocess",
+    "faces_decode",
+    "fpenet_preprocess",
+    "reduced",
+]
 
 Node = Any
 """An edge of a graph."""
@@ -69,13 +77,13 @@ def faces_decode(device: str) -> Node:
     reduce by.
     """
     asked = fn.external_source(name="reduction", device="cpu", dtype=types.INT64, ndim=1)
-    return _reduced(_decoded(device), asked[1])[0]
+    return _reduced(decoded(device), asked[1])[0]
 
 
 def reduced(device: str) -> tuple[Node, Node]:
     """`image_data` (encoded) reduced by `factor`, and the size (h, w, 3) that it had before."""
     return _reduced(
-        _decoded(device), fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
+        decoded(device), fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
     )
 
 
@@ -97,7 +105,8 @@ def _reduced(images: Node, factor: Node) -> tuple[Node, Node]:
     return fn.cast_like(fn.reductions.mean(squares, axes=[1, 3]), images), shape
 
 
-def _decoded(device: str) -> Node:
+def decoded(device: str) -> Node:
+    """`image_data` (encoded) as stored, whole: (height, width, 3), RGB."""
     encoded = fn.external_source(name="image_data", device="cpu", dtype=types.UINT8, ndim=1)
     return decode_image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 

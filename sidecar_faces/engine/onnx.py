@@ -71,6 +71,8 @@ def padded(tensor: NDArray[np.generic]) -> NDArray[np.generic]:
     all convolutions anew on a GPU, which took CenterFace a second on an H100: there shall be few.
     """
     missing = (1 << max(len(tensor) - 1, 0).bit_length()) - len(tensor)
+    if not missing:
+        return tensor
     return np.concatenate([tensor, np.zeros((missing, *tensor.shape[1:]), tensor.dtype)])
 
 

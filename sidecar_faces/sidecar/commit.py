@@ -245,25 +245,23 @@ class Folder:
                 raise
             return self._place_without_exchange(temp, name, expected)
         # the quick look first: until a newer save is back in its place, others see one that is older than it
-        found = self._identity(temp)
-        if found != wanted or not self._is(temp, expected):
-            self._put_back(temp, name, ours, found)
+        if self._identity(temp) != wanted or not self._is(temp, expected):
+            self._put_back(temp, name, ours)
             raise ChangedError(name)
         os.unlink(temp, dir_fd=self.fd)
         return None
 
-    def _put_back(self, temp: str, name: str, placed: tuple[int, ...], going: tuple[int, ...]) -> None:
-        """Exchange until what comes out is what was put there before it (`placed` by us, then `going`): then
-        the newest save stands.
-        """
+    def _put_back(self, temp: str, name: str, placed: tuple[int, ...]) -> None:
+        """Exchange until what comes out is what was put there before it: then the newest save stands."""
         while True:
+            going = self._identity(temp)
             try:
                 rename(self.fd, temp, name, _EXCHANGE)
             except FileNotFoundError:  # ours was deleted meanwhile
                 return rename(self.fd, temp, name, _NOREPLACE)
-            if (found := self._identity(temp)) == placed:
+            if self._identity(temp) == placed:
                 return None
-            placed, going = going, found  # somebody saved over it: newer than the one just put back
+            placed = going  # somebody saved over it: that save is newer than the one just put back
 
     def _identity(self, name: str) -> tuple[int, ...]:
         return _identity(os.lstat(name, dir_fd=self.fd))
