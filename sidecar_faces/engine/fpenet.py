@@ -29,7 +29,7 @@ TOGETHER = 4
 """Faces per inference: measured, what they need still fits a core's cache, and more are slower."""
 _SMALLEST, _IBUG = 80, 68
 """Points of the smaller network; of the layout that all share."""
-_HALF_SURE, _STEEPNESS = 0.0082, 1.8
+_HALF_SURE, _STEEPNESS = 0.0081, 1.86
 _UNSEEN = 0.3
 """What is `seen` of a face below which it is looked at again."""
 _FILLED = (0.1, 0.3)
