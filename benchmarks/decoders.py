@@ -47,6 +47,7 @@ def to_network(decoder: BatchDecoder, detail: str) -> Way:
         contents = [views(photo.displayed, detail)[0].letterbox.content for photo in photos]
         images = decoder.decode(photos, [max(size.width, size.height) for size in contents])
         assert all(isinstance(image, np.ndarray) for image in images), images
+        assert not getattr(decoder, "fallbacks", 0), "decoded by Pillow"
 
     return run
 
@@ -55,14 +56,13 @@ def whole(device: int | None) -> Way:
     """Every pixel, and nothing else."""
     pipeline = Pipeline(batch_size=BATCH, num_threads=2, device_id=device, prefetch_queue_depth=1)
     with pipeline:
-        images = decoded("cpu" if device is None else "mixed")
-        pipeline.set_outputs(images, images.shape())
+        pipeline.set_outputs(*decoded("cpu" if device is None else "mixed"))
     pipeline.build()
 
     def run(photos: tuple[Photo, ...]) -> None:
         pipeline.feed_input("image_data", [np.fromfile(photo.path, np.uint8) for photo in photos])
-        _, shapes = pipeline.run()
-        assert tuple(shapes.at(0)) == (photos[0].stored.height, photos[0].stored.width, 3)
+        images, _ = pipeline.run()
+        assert tuple(images[0].shape()) == (photos[0].stored.height, photos[0].stored.width, 3)
 
     return run
 

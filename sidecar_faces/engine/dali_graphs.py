@@ -30,6 +30,11 @@ decode_image = (fn.decoders if _IS_TOLD else fn.experimental.decoders).image
 """The decoder that takes `adjust_orientation`: up to DALI 2.1, which Triton's containers of 2025 hold, the
 experimental one.
 """
+_PEEKS = "adjust_orientation" in signature(fn.peek_image_shape).parameters
+peek_shape = (fn if _PEEKS else fn.experimental).peek_image_shape
+"""Likewise. From the header: the shape of an image on the GPU would have to come back to the CPU, which only
+some of DALI's executors can do.
+"""
 
 _NETWORK_WIDTH, _NETWORK_HEIGHT = 736, 416
 _CROP = 80
@@ -40,7 +45,7 @@ def facenet_preprocess(device: str) -> tuple[Node, Node]:
     """`input_image_data` (encoded) to `input_1` (3, 416, 736) 0..1 and the upright height, width, 3."""
     encoded = fn.external_source(name="input_image_data", device="cpu", dtype=types.UINT8, ndim=1)
     images = decode_image(encoded, device=device, output_type=types.RGB, adjust_orientation=True)
-    sizes = images.shape(dtype=types.INT64)
+    sizes = peek_shape(encoded, adjust_orientation=True, dtype=types.INT64)
     stretched = _resized(images, size=[_NETWORK_HEIGHT, _NETWORK_WIDTH])
     planes = fn.transpose(stretched, perm=[2, 0, 1])
     return fn.cast(planes, dtype=types.FLOAT) / 255.0, sizes
@@ -77,24 +82,23 @@ def faces_decode(device: str) -> Node:
     reduce by.
     """
     asked = fn.external_source(name="reduction", device="cpu", dtype=types.INT64, ndim=1)
-    return _reduced(decoded(device), asked[1])[0]
+    return _reduced(*decoded(device), asked[1])
 
 
 def reduced(device: str) -> tuple[Node, Node]:
     """`image_data` (encoded) reduced by `factor`, and the size (h, w, 3) that it had before."""
-    return _reduced(
-        decoded(device), fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
-    )
+    images, shape = decoded(device)
+    factor = fn.external_source(name="factor", device="cpu", dtype=types.INT64, ndim=0)
+    return _reduced(images, shape, factor), shape
 
 
-def _reduced(images: Node, factor: Node) -> tuple[Node, Node]:
-    """Averages over squares of `factor` pixels, and the shape before.
+def _reduced(images: Node, shape: Node, factor: Node) -> Node:
+    """Averages over squares of `factor` pixels of images of a shape.
 
     The same as Pillow's scaled decode gives, which a resampling filter is not: at the scale of small faces a
     detector tells one from the other. Squares at the right and lower border that the image fills in part are
     averaged with black.
     """
-    shape = images.shape(dtype=types.INT64)
     rows, columns = (shape[0] + factor - 1) // factor, (shape[1] + factor - 1) // factor
     start = types.Constant([0, 0], dtype=types.INT64)
     whole = fn.slice(
@@ -102,13 +106,14 @@ def _reduced(images: Node, factor: Node) -> tuple[Node, Node]:
     )
     three = types.Constant(3, dtype=types.INT64)
     squares = fn.reshape(whole, shape=fn.stack(rows, factor, columns, factor, three))
-    return fn.cast_like(fn.reductions.mean(squares, axes=[1, 3]), images), shape
+    return fn.cast_like(fn.reductions.mean(squares, axes=[1, 3]), images)
 
 
-def decoded(device: str) -> Node:
-    """`image_data` (encoded) as stored, whole: (height, width, 3), RGB."""
+def decoded(device: str) -> tuple[Node, Node]:
+    """`image_data` (encoded) as stored, whole: (height, width, 3), RGB; and its shape, on the CPU."""
     encoded = fn.external_source(name="image_data", device="cpu", dtype=types.UINT8, ndim=1)
-    return decode_image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    images = decode_image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    return images, peek_shape(encoded, adjust_orientation=False, dtype=types.INT64)
 
 
 def _resized(images: Node, size: Node) -> Node:

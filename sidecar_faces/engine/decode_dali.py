@@ -8,6 +8,9 @@ stripped of metadata (which has crashed nvJPEG), and a batch that fails is bisec
 from __future__ import annotations
 
 import ctypes
+import json
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from sidecar_faces.core.frames import Size
 from sidecar_faces.core.types import ImageFormat, Photo
 from sidecar_faces.engine import decode_pillow
 from sidecar_faces.engine.base import Image
-from sidecar_faces.engine.encoded import reduction, strip, upright
+from sidecar_faces.engine.encoded import reduction, strip, tiny_photo, upright
 from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
 
 Decoded = Image | PhotoFailedError | PhotoRefusedError
@@ -28,6 +31,7 @@ Decoded = Image | PhotoFailedError | PhotoRefusedError
 
 BATCH = 8
 _PIPELINES = 3
+_ASK_S = 60.0
 _WHOLE_PIXELS = 64_000_000
 """DALI decodes every pixel; larger photos go to Pillow, which decodes a fraction of them."""
 
@@ -40,6 +44,23 @@ def has_gpu() -> bool:
         return False
     count = ctypes.c_int(0)
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def refusal() -> str:
+    """Why DALI cannot decode on the GPU, "" where it can; asked in a process that keeps no GPU's memory."""
+    question = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        "from sidecar_faces.engine.decode_dali import DaliDecoder; print(DaliDecoder(0).refusal())"
+    )
+    command = [sys.executable, "-c", question, json.dumps(sys.path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=True)
+    except subprocess.TimeoutExpired:
+        return f"no photo is decoded within {_ASK_S:g} s"
+    except subprocess.CalledProcessError as error:
+        said: list[str] = error.stderr.strip().splitlines()
+        return said[-1] if said else f"its process ends with {error.returncode}"
+    return done.stdout.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +83,17 @@ class DaliDecoder:
         self._pipelines: OrderedDict[int, Any] = OrderedDict()
         self.fallbacks = 0
         """Photos that Pillow was asked for."""
+
+    def refusal(self) -> str:
+        """Why not even a tiny photo can be decoded, so that each would be left to Pillow; "" where it can."""
+        try:
+            pipeline = self._pipeline(0)
+            pipeline.feed_input("image_data", [tiny_photo()])
+            pipeline.feed_input("factor", [np.array(1, np.int64)])
+            pipeline.run()
+        except RuntimeError as error:
+            return str(error).strip().split("\n")[0]
+        return ""
 
     def decode(self, photos: Sequence[Photo], long_sides: Sequence[int]) -> list[Decoded]:
         """Per photo an upright image, reduced as `decode_pillow.decode` does, or why there is none."""
@@ -146,7 +178,7 @@ def _read(photo: Photo) -> bytes:
 
 
 def _build(device: int | None, batch: int, threads: int) -> Any:
-    """A pipeline that runs when asked and holds one batch: it is bounded by what is fed to it."""
+    """A pipeline that holds one batch: it is bounded by what is fed to it."""
     from sidecar_faces.engine import dali_graphs  # noqa: PLC0415 - imports DALI, which takes a second
 
     pipeline = dali_graphs.Pipeline(
@@ -154,8 +186,6 @@ def _build(device: int | None, batch: int, threads: int) -> Any:
         num_threads=threads,
         device_id=device,
         prefetch_queue_depth=1,
-        exec_async=False,
-        exec_pipelined=False,
     )
     with pipeline:
         pipeline.set_outputs(*dali_graphs.reduced("cpu" if device is None else "mixed"))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from sidecar_faces.core.frames import Size
 from sidecar_faces.engine.base import Image
 
 _SOI, _APP0, _APP14, _COM, _SOS = b"\xff\xd8", 0xE0, 0xEE, 0xFE, 0xDA
 _EXIF = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00%c\0\0\0\0\0\0"
+
+
+def tiny_photo() -> NDArray[np.uint8]:
+    """(n,) bytes of a gray JPEG, for asking whether somebody can decode one."""
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (32, 32), "gray").save(buffer, "JPEG")
+    return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
 def strip(jpeg: bytes, orientation: int = 1) -> bytes:

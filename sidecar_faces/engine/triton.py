@@ -8,7 +8,6 @@ server is well and this request is what it cannot do).
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,10 +19,10 @@ import numpy as np
 import stamina.instrumentation
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 from sidecar_faces.engine.base import ModelSpec, TensorSpec
+from sidecar_faces.engine.encoded import tiny_photo
 from sidecar_faces.engine.onnx import check
 from sidecar_faces.engine.triton_memory import CudaArea, SharedArea, cuda_area
 from sidecar_faces.engine.triton_settings import PATIENCE, PROBE_TIMEOUT_S, TritonSettings
@@ -83,7 +82,7 @@ class TritonClient:
 
     def is_well(self) -> bool:
         """Whether a real photo passes through all models: a server whose health is fine may be stuck."""
-        request = Request("faces_ensemble", {"input_image_data": _tiny_photo()}, ("true_proba",))
+        request = Request("faces_ensemble", {"input_image_data": tiny_photo()[None]}, ("true_proba",))
         try:
             self._infer(request, min(self._settings.timeout, PROBE_TIMEOUT_S))
         except (_TransientError, RequestFailedError):
@@ -259,12 +258,6 @@ def _translated(action: Callable[[], T]) -> T:
 
 
 @functools.cache
-def _tiny_photo() -> NDArray[np.uint8]:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (32, 32), "gray").save(buffer, "JPEG")
-    return np.frombuffer(buffer.getvalue(), np.uint8)[None]
-
-
 def _output(result: Any, name: str) -> NDArray[Any]:
     value = result.as_numpy(name)
     if value is None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, cast
 
 from sidecar_faces.engine.base import EngineSettings, Executor
-from sidecar_faces.engine.decode_dali import has_gpu
+from sidecar_faces.engine.decode_dali import has_gpu, refusal
 from sidecar_faces.engine.detectors import named_fingerprint
 from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.failover import FailoverExecutor, Patience
@@ -45,10 +45,20 @@ def look(
         url = client.url
     finally:
         client.close()
-    gpu = has_gpu()
-    way: Way = ("client" if gpu else "server") if decode == "auto" else decode
-    decoder = f"here by {'DALI on the GPU' if gpu else 'Pillow'}" if way == "client" else "on the server"
+    way, decoder = _decoding(decode)
     return Server(way, models, f"Triton at {url} (photos are decoded {decoder})")
+
+
+def _decoding(decode: Literal["auto", "client", "server"]) -> tuple[Way, str]:
+    """Who decodes, and where in words. A GPU that is asked for and cannot decode fails the workers' start."""
+    gpu = has_gpu()
+    if decode == "auto":
+        reason = refusal() if gpu else ""
+        if not gpu or reason:
+            return "server", f"on the server; DALI refuses this GPU: {reason}" if reason else "on the server"
+    elif decode == "server":
+        return "server", "on the server"
+    return "client", f"here by {'DALI on the GPU' if gpu else 'Pillow'}"
 
 
 def _models(client: TritonClient, engine: EngineSettings) -> str:

@@ -45,7 +45,7 @@ from sidecar_faces.engine.triton import (
 )
 from sidecar_faces.engine.triton_settings import TritonSettings
 from sidecar_faces.engine.worker import FIVE_POINTS, LocalWorker, Prepared, attempt
-from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
+from sidecar_faces.errors import ModelError, PhotoFailedError, PhotoRefusedError
 
 Way = Literal["client", "server"]
 
@@ -304,8 +304,14 @@ class ServerSideWorker:
 
 
 def open_worker(triton: TritonSettings, way: Way, settings: EngineSettings) -> Worker:
-    """A worker in this process; called in the child process that runs it."""
+    """A worker in this process; called in the child process that runs it. Raises ModelError."""
     if way == "server":
         return ServerSideWorker(settings, lambda: TritonClient(triton))
-    decoder = DaliDecoder(0) if has_gpu() else PillowDecoder()
+    if not has_gpu():
+        return ClientSideWorker(settings, TritonClient(triton), PillowDecoder())
+    decoder = DaliDecoder(0)
+    if reason := decoder.refusal():
+        raise ModelError(
+            f"DALI cannot decode on this GPU ({reason}); set triton_decode to server, or mend its driver."
+        )
     return ClientSideWorker(settings, TritonClient(triton), decoder)

@@ -1,9 +1,10 @@
-"""DALI gives what Pillow gives, and no bad photo takes others with it. On the CPU: the same pipeline."""
+"""DALI gives what Pillow gives, and no bad photo takes others with it; on a GPU where there is one."""
 
 from __future__ import annotations
 
 import io
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from sidecar_faces.library.probe import Limits, probe
 from tests.engine.conftest import MakePhoto, encoded
 from tests.engine.test_decode import UPRIGHT, corners, quadrants
 
+DEVICE = 0 if has_gpu() else None
+
 
 @pytest.fixture(scope="module")
 def decoder() -> DaliDecoder:
-    return DaliDecoder(0 if has_gpu() else None)
+    return DaliDecoder(DEVICE)
 
 
 def noisy(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -63,16 +66,16 @@ def test_every_orientation_and_format_comes_out_upright(
 def test_the_pixels_are_those_of_pillow(
     photo: MakePhoto, decoder: DaliDecoder, mode: str, options: dict[str, Any]
 ) -> None:
-    made = photo(noisy(320, 200).convert(mode), **options)
+    made, by_pillow = photo(noisy(320, 200).convert(mode), **options), decoder.fallbacks
     (image,) = decoder.decode([made], [320])
-    assert isinstance(image, np.ndarray)
+    assert isinstance(image, np.ndarray) and decoder.fallbacks == by_pillow
     assert difference(image, decode_pillow.decode(made, long_side=None)) < 2
 
 
 def test_each_photo_of_a_batch_is_reduced_as_pillow_does(photo: MakePhoto, decoder: DaliDecoder) -> None:
     """Odd sizes, which leave squares that are filled in part at the border, included."""
     photos = [photo(noisy(400 + 333 * i, 301 + 7 * i, i), f"{i}.jpg") for i in range(11)]
-    sides = [200, 100, 90, 1000, 640, 50, 333, 64, 10_000, 20, 150]
+    sides, by_pillow = [200, 100, 90, 1000, 640, 50, 333, 64, 10_000, 20, 150], decoder.fallbacks
     for made, side, image in zip(photos, sides, decoder.decode(photos, sides), strict=True):
         expected = decode_pillow.decode(made, long_side=side)
         assert isinstance(image, np.ndarray)
@@ -81,6 +84,23 @@ def test_each_photo_of_a_batch_is_reduced_as_pillow_does(photo: MakePhoto, decod
         assert difference(image[inner], expected[inner]) < 1.5
         ratio = reduction(made.stored, side)
         assert image.shape[:2] == (-(-made.stored.height // ratio), -(-made.stored.width // ratio))
+    assert decoder.fallbacks == by_pillow
+
+
+def test_a_decoder_that_cannot_decode_says_so(decoder: DaliDecoder) -> None:
+    """Else every photo would quietly be left to Pillow."""
+    assert decoder.refusal() == ""
+    assert DaliDecoder(99).refusal()
+
+
+@pytest.mark.skipif(has_gpu(), reason="for machines without a GPU")
+def test_a_gpu_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "CUDA is not available" in decode_dali.refusal()
+    monkeypatch.setattr(decode_dali, "_ASK_S", 0.01)
+    assert "within 0.01 s" in decode_dali.refusal()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "path", [])
+    assert "No module named" in decode_dali.refusal()
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000), st.integers(1, 4000))
@@ -93,7 +113,7 @@ def test_reductions_keep_the_longer_side_long_enough(width: int, height: int, si
 
 def test_one_bad_photo_costs_nobody_else(photo: MakePhoto, portrait_jpeg: bytes) -> None:
     """Cut off, of another size than its header says, unknown to DALI, vanished, changed: beside good ones."""
-    decoder = DaliDecoder(None, batch=8)
+    decoder = DaliDecoder(DEVICE, batch=8)
     good = [photo(noisy(320, 240, i), f"good-{i}.jpg") for i in range(6)]
     cut = photo(portrait_jpeg, "cut.jpg")
     Path(cut.path).write_bytes(portrait_jpeg[: len(portrait_jpeg) // 2])
@@ -116,7 +136,7 @@ def test_what_breaks_the_pipeline_is_found_by_bisection(photo: MakePhoto, portra
     start = portrait_jpeg.index(b"\xff\xdb")
     length = int.from_bytes(portrait_jpeg[start + 2 : start + 4], "big") + 2
     broken = portrait_jpeg[:start] + portrait_jpeg[start + length :]
-    decoder = DaliDecoder(None, batch=16)
+    decoder = DaliDecoder(DEVICE, batch=16)
     photos = [photo(noisy(512, 512, i), f"{i}.jpg") for i in range(15)]
     photos.insert(9, photo(broken, "broken.jpg"))
     images = decoder.decode(photos, [512] * 16)
@@ -129,7 +149,7 @@ def test_what_breaks_the_pipeline_is_found_by_bisection(photo: MakePhoto, portra
 
 def test_damaged_photos_end_as_an_image_or_an_error_of_ours(photo: MakePhoto, portrait_jpeg: bytes) -> None:
     dice = random.Random(3)
-    decoder = DaliDecoder(None)
+    decoder = DaliDecoder(DEVICE)
     photos: list[Photo] = []
     for number in range(120):
         damaged = bytearray(portrait_jpeg)
@@ -148,14 +168,14 @@ def test_photos_too_large_for_a_whole_decode_go_to_pillow(
     photo: MakePhoto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode_dali, "_WHOLE_PIXELS", 10_000)
-    decoder = DaliDecoder(None)
+    decoder = DaliDecoder(DEVICE)
     (image,) = decoder.decode([photo(noisy(400, 300))], [100])
     assert isinstance(image, np.ndarray) and image.shape[1] == 100
     assert decoder.fallbacks == 1
 
 
 def test_pipelines_are_kept_by_shape_class_and_are_few(photo: MakePhoto) -> None:
-    decoder = DaliDecoder(None)
+    decoder = DaliDecoder(DEVICE)
     sizes = [(64, 64), (128, 128), (512, 512), (1024, 1024), (2048, 1024)]
     for number, size in enumerate(sizes):
         decoder.decode([photo(noisy(*size), f"{number}.jpg")], [64])
@@ -169,7 +189,7 @@ def test_memory_does_not_grow_with_failures(photo: MakePhoto, portrait_jpeg: byt
     start = portrait_jpeg.index(b"\xff\xdb")
     length = int.from_bytes(portrait_jpeg[start + 2 : start + 4], "big") + 2
     broken = photo(portrait_jpeg[:start] + portrait_jpeg[start + length :])
-    decoder, process = DaliDecoder(None), psutil.Process()
+    decoder, process = DaliDecoder(DEVICE), psutil.Process()
     for _ in range(20):
         decoder.decode([broken], [512])
     before = process.memory_info().rss

@@ -1,4 +1,4 @@
-"""The graphs of the dali models, run on the CPU: they give what the python models in their place give."""
+"""The graphs of the dali models give what the python models in their place give; on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from scripts.make_demo_library import save_oriented
 from sidecar_faces.engine import dali_graphs, facedetect, fpenet
+from sidecar_faces.engine.decode_dali import has_gpu
 from sidecar_faces.engine.decode_pillow import decode
 from sidecar_faces.library.probe import Limits, probe
 from sidecar_faces.triton_repository import source
@@ -23,15 +24,17 @@ BATCH = 3
 
 def run(graph: Callable[[str], Any], inputs: dict[str, list[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
     """Outputs of a graph, each as one array per sample."""
-    pipeline = dali_graphs.Pipeline(batch_size=BATCH, num_threads=1, device_id=None)
+    gpu = has_gpu()
+    pipeline = dali_graphs.Pipeline(batch_size=BATCH, num_threads=1, device_id=0 if gpu else None)
     with pipeline:
-        made = graph("cpu")
+        made = graph("mixed" if gpu else "cpu")
         pipeline.set_outputs(*(made if isinstance(made, tuple) else (made,)))
     pipeline.build()
     for name, values in inputs.items():
         pipeline.feed_input(name, values)
     count = len(next(iter(inputs.values())))
-    return [[np.array(output.at(i)) for i in range(count)] for output in pipeline.run()]
+    outputs = [output.as_cpu() for output in pipeline.run()]
+    return [[np.array(output.at(i)) for i in range(count)] for output in outputs]
 
 
 @pytest.fixture
@@ -80,6 +83,27 @@ def test_faces_decode_leaves_photos_as_they_are_stored(files: list[Path]) -> Non
             expected = np.asarray(stored.convert("RGB").reduce(factor))
         assert image.shape == expected.shape and image.dtype == np.uint8
         assert np.abs(image.astype(int) - expected).mean() < 1
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        dali_graphs.reduced,
+        dali_graphs.faces_decode,
+        dali_graphs.facenet_preprocess,
+        dali_graphs.fpenet_preprocess,
+    ],
+)
+def test_nothing_comes_back_from_the_gpu_within_a_graph(graph: Callable[[str], Any]) -> None:
+    """Some of DALI's executors refuse such a graph, which only a GPU would show."""
+    with dali_graphs.Pipeline(batch_size=1, num_threads=1, device_id=0):
+        made = graph("mixed")
+    left = list(made) if isinstance(made, tuple) else [made]
+    while left:
+        edge = left.pop()
+        sources = [one for some in edge.source.inputs for one in (some if isinstance(some, list) else [some])]
+        assert edge.device == "gpu" or all(source.device == "cpu" for source in sources), edge
+        left += sources
 
 
 @pytest.mark.parametrize("model", ["facenet_preprocess", "fpenet_preprocess", "faces_decode"])

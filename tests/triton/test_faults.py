@@ -23,8 +23,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from sidecar_faces.cli import engines
 from sidecar_faces.config import Settings
 from sidecar_faces.core.types import Batch, FaceResult, Photo
-from sidecar_faces.engine import triton_plan
+from sidecar_faces.engine import triton_plan, triton_worker
 from sidecar_faces.engine.base import EngineSettings
+from sidecar_faces.engine.decode_dali import has_gpu
 from sidecar_faces.engine.executors import ProcessExecutor
 from sidecar_faces.engine.failover import FailoverExecutor, Patience
 from sidecar_faces.engine.triton import Request, ServerUnavailableError, TritonClient
@@ -274,6 +275,18 @@ def test_a_server_with_other_interfaces_is_refused_at_the_start(
     assert triton_plan.look(triton, replace(engine, layout="fpenet-104"), "server").way == "server"
     with serving(ANSWERS["nothing"]) as url, pytest.raises(ModelError):
         triton_plan.look(TritonSettings((url,), attempts=1), engine, "server")
+
+
+@pytest.mark.skipif(has_gpu(), reason="for machines without a GPU")
+def test_a_gpu_that_dali_refuses_leaves_decoding_to_the_server(
+    triton: TritonSettings, engine: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_plan, "has_gpu", lambda: True)
+    found = triton_plan.look(triton, engine, "auto")
+    assert found.way == "server" and "DALI refuses this GPU: " in found.description
+    monkeypatch.setattr(triton_worker, "has_gpu", lambda: True)
+    with pytest.raises(ModelError, match=r"cannot decode on this GPU .*triton_decode"):
+        open_worker(triton, "client", engine)
 
 
 def test_a_server_with_another_landmark_network_is_refused_where_that_is_asked(
