@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def visibility(faces: Faces, index: Tensor, net: Net, s: Settings) -> dict[str, 
     }
 
 
+def undisputed(faces: Faces, index: Tensor, net: Net, enlarge: float) -> Faces:
+    """Faces whose points have no visibility where the network calls them hidden before anything covers them:
+    nobody has marked the straps, visors and masks of the photos.
+    """
+    hidden, called = faces.hidden.clone(), net(plain(faces, index, enlarge).image.numpy())[2] < 0.5
+    hidden[index] = torch.where(torch.from_numpy(called) & (hidden[index] == 0), -1, hidden[index])
+    return replace(faces, hidden=hidden)
+
+
 def masks(
     s: Settings, faces: Faces, fold: Tensor, source: list[str], net: Net, enlarge: float
 ) -> dict[str, Any]:
@@ -233,8 +243,11 @@ def main() -> None:
         "held_out": {n: against_teacher(faces, i, net, enlarge) for n, i in sources.items()},
         "validation": against_teacher(faces, val, net, enlarge),
         "visibility": {
-            "held_out": visibility(faces, held, net, s),
-            "validation": visibility(faces, val, net, s),
+            name: {
+                "as_labelled": visibility(faces, i, net, s),
+                "undisputed": visibility(undisputed(faces, i, net, enlarge), i, net, s),
+            }
+            for name, i in {"validation": val, "held_out": held, **sources}.items()
         },
         "masks": masks(s, faces, fold, source, net, enlarge),
         "confidence": calibrate(faces, val, net, s),
