@@ -29,14 +29,20 @@ _LAST_WORDS_S = 5.0
 _MAX_GROWTH = 1 << 30
 """Resident bytes, beyond those at its start, from which a child is replaced once its batch is done."""
 _PR_SET_PDEATHSIG = 1
-_BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sidecar_faces.engine.child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
+_SAME_PATH = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+_RUN_MAIN = "from sidecar_faces.engine.child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 
 
 class ChildLostError(Exception):
     """A child died or hung over a batch; the message is a phrase that follows the photo's name."""
+
+
+def fresh_interpreter(code: str, *arguments: str) -> list[str]:
+    """The command of an interpreter that imports what this one does and nothing from the current folder: that
+    may be the library. The arguments start at `sys.argv[2]`.
+    """
+    path = json.dumps([os.path.abspath(entry) for entry in sys.path])
+    return [sys.executable, "-I", "-c", _SAME_PATH + code, path, *arguments]
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -152,12 +158,10 @@ class Child:
         raise ModelError(f"The worker process cannot start ({ended}).")
 
     def _spawn(self) -> Connection:
-        """Start a fresh interpreter, which imports what the worker needs and nothing from the current folder:
-        that may be the library. A session of its own keeps a terminal's Ctrl-C away from it."""
+        """Start a fresh interpreter. A session of its own keeps a terminal's Ctrl-C away from it."""
         ours, theirs = Pipe()
         descriptor = theirs.fileno()
-        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
-        command = [sys.executable, "-I", "-c", _BOOTSTRAP, path, str(descriptor), str(os.getpid())]
+        command = fresh_interpreter(_RUN_MAIN, str(descriptor), str(os.getpid()))
         with theirs, self._lock:
             if self._ended:
                 raise ChildLostError("was not finished")

@@ -8,9 +8,7 @@ stripped of metadata (which has crashed nvJPEG), and a batch that fails is bisec
 from __future__ import annotations
 
 import ctypes
-import json
 import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from sidecar_faces.core.frames import Size
 from sidecar_faces.core.types import ImageFormat, Photo
 from sidecar_faces.engine import decode_pillow
 from sidecar_faces.engine.base import Image
+from sidecar_faces.engine.child import fresh_interpreter
 from sidecar_faces.engine.encoded import reduction, strip, tiny_photo, upright
 from sidecar_faces.errors import PhotoFailedError, PhotoRefusedError
 
@@ -48,11 +47,9 @@ def has_gpu() -> bool:
 
 def refusal() -> str:
     """Why DALI cannot decode on the GPU, "" where it can; asked in a process that keeps no GPU's memory."""
-    question = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    command = fresh_interpreter(
         "from sidecar_faces.engine.decode_dali import DaliDecoder; print(DaliDecoder(0).refusal())"
     )
-    command = [sys.executable, "-c", question, json.dumps(sys.path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=True)
     except subprocess.TimeoutExpired:
@@ -87,10 +84,7 @@ class DaliDecoder:
     def refusal(self) -> str:
         """Why not even a tiny photo can be decoded, so that each would be left to Pillow; "" where it can."""
         try:
-            pipeline = self._pipeline(0)
-            pipeline.feed_input("image_data", [tiny_photo()])
-            pipeline.feed_input("factor", [np.array(1, np.int64)])
-            pipeline.run()
+            _outputs(_build(self._device, 1, self._threads), [tiny_photo()], [1])
         except RuntimeError as error:
             return str(error).strip().split("\n")[0]
         return ""
@@ -141,9 +135,7 @@ class DaliDecoder:
         return [(job, image) for job, image in zip(jobs, images, strict=True) if image is not None]
 
     def _images(self, pipeline: Any, jobs: Sequence[_Job]) -> list[Image | None]:
-        pipeline.feed_input("image_data", [job.data for job in jobs])
-        pipeline.feed_input("factor", [np.array(job.factor, np.int64) for job in jobs])
-        images, shapes = pipeline.run()
+        images, shapes = _outputs(pipeline, [job.data for job in jobs], [job.factor for job in jobs])
         images = images.as_cpu() if self._device is not None else images
         found: list[Image | None] = []
         for row, job in enumerate(jobs):
@@ -175,6 +167,12 @@ def _read(photo: Photo) -> bytes:
             raise PhotoFailedError("is cut off in its data")
         file.seek(0)
         return file.read()
+
+
+def _outputs(pipeline: Any, encoded: Sequence[NDArray[np.uint8]], factors: Sequence[int]) -> Any:
+    pipeline.feed_input("image_data", list(encoded))
+    pipeline.feed_input("factor", [np.array(factor, np.int64) for factor in factors])
+    return pipeline.run()
 
 
 def _build(device: int | None, batch: int, threads: int) -> Any:

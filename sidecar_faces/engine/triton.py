@@ -7,7 +7,6 @@ server is well and this request is what it cannot do).
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -257,7 +256,6 @@ def _translated(action: Callable[[], T]) -> T:
         raise _TransientError(str(error)) from None
 
 
-@functools.cache
 def _output(result: Any, name: str) -> NDArray[Any]:
     value = result.as_numpy(name)
     if value is None:

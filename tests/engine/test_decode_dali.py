@@ -94,7 +94,9 @@ def test_a_decoder_that_cannot_decode_says_so(decoder: DaliDecoder) -> None:
 
 
 @pytest.mark.skipif(has_gpu(), reason="for machines without a GPU")
-def test_a_gpu_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('code of the library was run')")
+    monkeypatch.chdir(tmp_path)
     assert "CUDA is not available" in decode_dali.refusal()
     monkeypatch.setattr(decode_dali, "_ASK_S", 0.01)
     assert "within 0.01 s" in decode_dali.refusal()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from sidecar_faces.cli import engines
 from sidecar_faces.config import Settings
@@ -265,6 +266,19 @@ def test_auto_goes_on_locally_when_the_server_goes(
     results: list[FaceResult] = [*first, *rest]
     assert all(result.failure is None and len(result.faces) == 1 for result in results)
     assert len(said) == 1 and said[0].endswith("Going on locally.")
+
+
+def test_answers_are_not_kept(triton: TritonSettings, many: list[Photo]) -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(one, InferResult) for one in gc.get_objects())
+
+    before, client = kept(), TritonClient(triton)
+    encoded = np.frombuffer(Path(many[0].path).read_bytes(), np.uint8)[None]
+    for _ in range(3):
+        client.infer(Request("faces_ensemble", {"input_image_data": encoded}, ("true_boxes", "true_proba")))
+    client.close()
+    assert kept() <= before
 
 
 def test_a_server_with_other_interfaces_is_refused_at_the_start(
