@@ -25,15 +25,18 @@ __all__ = [
 Node = Any
 """An edge of a graph."""
 
-_IS_TOLD = "adjust_orientation" in signature(fn.decoders.image).parameters
-decode_image = (fn.decoders if _IS_TOLD else fn.experimental.decoders).image
-"""The decoder that takes `adjust_orientation`: up to DALI 2.1, which Triton's containers of 2025 hold, the
-experimental one.
-"""
-_PEEKS = "adjust_orientation" in signature(fn.peek_image_shape).parameters
-peek_shape = (fn if _PEEKS else fn.experimental).peek_image_shape
-"""Likewise. From the header: the shape of an image on the GPU would have to come back to the CPU, which only
-some of DALI's executors can do.
+
+def _oriented(operator: Any, experimental: Any) -> Any:
+    """The one that takes `adjust_orientation`: up to DALI 2.1, which Triton's containers of 2025 hold, the
+    experimental one.
+    """
+    return operator if "adjust_orientation" in signature(operator).parameters else experimental
+
+
+decode_image = _oriented(fn.decoders.image, fn.experimental.decoders.image)
+peek_shape = _oriented(fn.peek_image_shape, fn.experimental.peek_image_shape)
+"""From the header: the shape of an image on the GPU would have to come back to the CPU, which only some of
+DALI's executors can do.
 """
 
 _NETWORK_WIDTH, _NETWORK_HEIGHT = 736, 416

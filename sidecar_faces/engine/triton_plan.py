@@ -45,20 +45,13 @@ def look(
         url = client.url
     finally:
         client.close()
-    way, decoder = _decoding(decode)
-    return Server(way, models, f"Triton at {url} (photos are decoded {decoder})")
-
-
-def _decoding(decode: Literal["auto", "client", "server"]) -> tuple[Way, str]:
-    """Who decodes, and where in words. A GPU that is asked for and cannot decode fails the workers' start."""
     gpu = has_gpu()
-    if decode == "auto":
-        reason = refusal() if gpu else ""
-        if not gpu or reason:
-            return "server", f"on the server; DALI refuses this GPU: {reason}" if reason else "on the server"
-    elif decode == "server":
-        return "server", "on the server"
-    return "client", f"here by {'DALI on the GPU' if gpu else 'Pillow'}"
+    refused = refusal() if gpu and decode == "auto" else ""
+    way: Way = ("client" if gpu and not refused else "server") if decode == "auto" else decode
+    decoder = f"here by {'DALI on the GPU' if gpu else 'Pillow'}" if way == "client" else "on the server"
+    if refused:
+        decoder += f"; DALI refuses this GPU: {refused}"
+    return Server(way, models, f"Triton at {url} (photos are decoded {decoder})")
 
 
 def _models(client: TritonClient, engine: EngineSettings) -> str:

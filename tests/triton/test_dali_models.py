@@ -22,19 +22,24 @@ from sidecar_faces.triton_repository import source
 BATCH = 3
 
 
+def outputs(graph: Callable[[str], Any], device: str) -> tuple[Any, ...]:
+    """The edges that leave a graph."""
+    made = graph(device)
+    return made if isinstance(made, tuple) else (made,)
+
+
 def run(graph: Callable[[str], Any], inputs: dict[str, list[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
     """Outputs of a graph, each as one array per sample."""
     gpu = has_gpu()
     pipeline = dali_graphs.Pipeline(batch_size=BATCH, num_threads=1, device_id=0 if gpu else None)
     with pipeline:
-        made = graph("mixed" if gpu else "cpu")
-        pipeline.set_outputs(*(made if isinstance(made, tuple) else (made,)))
+        pipeline.set_outputs(*outputs(graph, "mixed" if gpu else "cpu"))
     pipeline.build()
     for name, values in inputs.items():
         pipeline.feed_input(name, values)
     count = len(next(iter(inputs.values())))
-    outputs = [output.as_cpu() for output in pipeline.run()]
-    return [[np.array(output.at(i)) for i in range(count)] for output in outputs]
+    made = [output.as_cpu() for output in pipeline.run()]
+    return [[np.array(output.at(i)) for i in range(count)] for output in made]
 
 
 @pytest.fixture
@@ -97,8 +102,7 @@ def test_faces_decode_leaves_photos_as_they_are_stored(files: list[Path]) -> Non
 def test_nothing_comes_back_from_the_gpu_within_a_graph(graph: Callable[[str], Any]) -> None:
     """Some of DALI's executors refuse such a graph, which only a GPU would show."""
     with dali_graphs.Pipeline(batch_size=1, num_threads=1, device_id=0):
-        made = graph("mixed")
-    left = list(made) if isinstance(made, tuple) else [made]
+        left = list(outputs(graph, "mixed"))
     while left:
         edge = left.pop()
         sources = [one for some in edge.source.inputs for one in (some if isinstance(some, list) else [some])]
